@@ -1,0 +1,27 @@
+# Two commands matter: `make demo` trains a small LaMa and shows what it can do, `make test` runs every test.
+PYTHON ?= python3
+BIN := .venv/bin
+export MPLBACKEND = Agg
+
+.PHONY: demo test lint clean
+
+demo: .venv
+	$(BIN)/python -m lama_minimal demo --out runs/demo
+
+test: .venv
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+# Repeatable at no cost: made again only when what it is made from has changed.
+.venv: .venv/installed
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+lint: .venv
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs

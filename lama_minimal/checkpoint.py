@@ -1,0 +1,331 @@
+"""Checkpoints: one object owns all that a training run needs to go on, and is written so that nothing is ever lost.
+
+A checkpoint is a folder: ``generator.safetensors`` (what ``--model`` takes) with its architecture in
+``generator.json``, ``training.safetensors`` (the rest that resuming needs) and ``state.json`` (step, settings, digests).
+Weights are plain arrays: nothing that is read here can run code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lama_minimal.authors import load_authors_generator, load_perceptual, load_reference
+from lama_minimal.config import GeneratorSettings, Settings, UserError, from_dict
+from lama_minimal.download import PUBLISHED, fetch_weights
+from lama_minimal.models import Discriminator, Generator, build_generator
+from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder
+
+__all__ = ["TrainingState", "load_generator", "load_loss_network", "load_reference", "save_generator"]
+
+GENERATOR, ARCHITECTURE = "generator.safetensors", "generator.json"
+TRAINING, STATE = "training.safetensors", "state.json"
+SHIPPED = Path(__file__).parent / "weights"
+"""Weights that come with the package, each ``NAME.safetensors`` with a card ``NAME.json``."""
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training, and the frozen perceptual network beside it."""
+
+    settings: Settings
+    generator: Generator
+    discriminator: Discriminator | None
+    perceptual: PerceptualNetwork | None
+    generator_optimizer: Adam
+    discriminator_optimizer: Adam | None
+    average: AveragedModel | None
+    scaler: torch.amp.GradScaler | None
+    step: int = 0
+    """Updates made; with the seed it is also the position in the data."""
+    best_error: float = float("inf")
+    """Lowest error on the fixed held-out images so far."""
+
+    @classmethod
+    def create(cls, settings: Settings, device: torch.device) -> "TrainingState":
+        """Networks with fresh weights (drawn from the seed) and what goes with them; unused parts are ``None``."""
+        torch.manual_seed(settings.run.seed)
+        loss, optimizer = settings.loss, settings.optimizer
+        memory_format = torch.channels_last if settings.run.channels_last else torch.contiguous_format
+
+        def place(network: nn.Module) -> nn.Module:
+            return network.to(device, memory_format=memory_format)
+
+        def adam(network: nn.Module, learning_rate: float) -> Adam:
+            return Adam(network.parameters(), lr=learning_rate, fused=device.type == "cuda")
+
+        generator = place(build_generator(**asdict(settings.generator))).train()
+        judged = loss.adversarial > 0 or loss.feature_matching > 0
+        discriminator = place(Discriminator(**asdict(settings.discriminator))).train() if judged else None
+        perceptual = None
+        if loss.perceptual > 0:
+            perceptual = place(load_loss_network(settings.perceptual.network, settings.perceptual.batch_statistics))
+        average = None
+        if optimizer.ema is not None:
+            average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(optimizer.ema), use_buffers=True)
+        return cls(
+            settings=settings,
+            generator=generator,
+            discriminator=discriminator,
+            perceptual=perceptual,
+            generator_optimizer=adam(generator, optimizer.generator_lr),
+            discriminator_optimizer=adam(discriminator, optimizer.discriminator_lr) if judged else None,
+            average=average,
+            scaler=torch.amp.GradScaler(device.type) if settings.run.precision == "float16" else None,
+        )
+
+    @property
+    def best_generator(self) -> Generator:
+        """The weights to use: the moving average where there is one."""
+        return self.generator if self.average is None else self.average.module
+
+    def save(self, folder: Path) -> None:
+        """Write the whole state to ``folder``, or leave what was there.
+
+        Raises:
+            UserError: it cannot be written (a full disk, say).
+        """
+        tensors = {"random.cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        if self.average is not None:
+            tensors |= _prefixed("generator", self.generator.state_dict())
+            tensors["average.n_averaged"] = self.average.n_averaged
+        if self.discriminator is not None:
+            tensors |= _prefixed("discriminator", self.discriminator.state_dict())
+            tensors |= _optimizer_tensors("discriminator_optimizer", self.discriminator_optimizer)
+        tensors |= _optimizer_tensors("generator_optimizer", self.generator_optimizer)
+        state = {
+            "step": self.step,
+            "best_error": self.best_error,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "settings": asdict(self.settings),
+        }
+        with _AtomicFolder(folder) as new:
+            _write_generator(self.best_generator, self.settings.generator, new, {"step": self.step})
+            _write_tensors(tensors, new / TRAINING)
+            state["sha256"] = {name: _digest(new / name) for name in (GENERATOR, TRAINING)}
+            _write_json(state, new / STATE)
+
+    def load(self, folder: Path) -> None:
+        """Take over the state in ``folder``.
+
+        Raises:
+            UserError: no checkpoint there, or it is damaged, or of other settings.
+        """
+        folder = settle(folder)
+        state = _read_json(folder / STATE)
+        for name, digest in state["sha256"].items():
+            if not (folder / name).is_file() or _digest(folder / name) != digest:
+                raise UserError(f"{folder / name} is damaged (not what was saved): resume from another checkpoint")
+        if from_dict(state["settings"]).generator != self.settings.generator:
+            raise UserError(f"{folder} holds a generator of other settings: resume with the settings of that run")
+        tensors, weights = _read_tensors(folder / TRAINING), _read_tensors(folder / GENERATOR)
+        self.best_generator.load_state_dict(weights)
+        if self.average is not None:
+            self.generator.load_state_dict(_unprefixed("generator", tensors))
+            self.average.n_averaged.copy_(tensors["average.n_averaged"])
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(_unprefixed("discriminator", tensors))
+            _load_optimizer("discriminator_optimizer", self.discriminator_optimizer, tensors)
+        _load_optimizer("generator_optimizer", self.generator_optimizer, tensors)
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        self.step, self.best_error = state["step"], state["best_error"]
+
+
+def save_generator(generator: Generator, settings: GeneratorSettings, folder: Path) -> None:
+    """Write a generator alone, as ``load_generator`` reads it."""
+    with _AtomicFolder(folder) as new:
+        _write_generator(generator, settings, new, {})
+
+
+def load_generator(model: str | Path) -> Generator:
+    """A generator in evaluation mode, on the CPU.
+
+    Args:
+        model: a folder of a run (its ``last`` is taken), of a checkpoint, a ``generator.safetensors``, a checkpoint of
+            the authors (file or folder), or the name of published weights, such as ``big-lama``.
+
+    Raises:
+        UserError: nothing of the kind, or a damaged file.
+    """
+    path = Path(model)
+    if not path.exists() and str(model) in PUBLISHED:
+        return load_authors_generator(fetch_weights(str(model)))
+    if path.name == GENERATOR:
+        path = path.parent
+    candidates = [path / "last", path]
+    for folder in candidates:
+        folder = settle(folder)
+        if (folder / GENERATOR).is_file():
+            return _read_generator(folder)
+    if path.exists():
+        return load_authors_generator(path)
+    names = ", ".join(PUBLISHED)
+    raise UserError(f"no model {str(model)!r}: give a run's folder, a checkpoint, or one of the names {names}")
+
+
+def load_loss_network(name: str, batch_statistics: bool = True) -> PerceptualNetwork:
+    """The frozen network of a perceptual loss.
+
+    Args:
+        name: of a network that ships with the package (``scenes-segmentation``), of a published one (``ade20k``,
+            ``vgg19``), or a file in one of the authors' formats.
+        batch_statistics: as in :class:`~lama_minimal.perceptual.PerceptualNetwork`.
+
+    Raises:
+        UserError: nothing of that name, or a damaged file.
+    """
+    shipped = SHIPPED / f"{name}.safetensors"
+    if not shipped.is_file():
+        return load_perceptual(name, batch_statistics)
+    encoder = ResNetEncoder(**_read_json(shipped.with_suffix(".json"))["encoder"])
+    encoder.load_state_dict({key: tensor.float() for key, tensor in _read_tensors(shipped).items()})
+    return PerceptualNetwork(encoder, batch_statistics)
+
+
+def settle(folder: Path) -> Path:
+    """Finish a replacement of ``folder`` that was interrupted between its two renamings; see :class:`_AtomicFolder`."""
+    new, old = _beside(folder, "new"), _beside(folder, "old")
+    if not folder.exists() and old.exists():
+        (new if new.exists() else old).rename(folder)
+    return folder
+
+
+class _AtomicFolder:
+    """A folder that is replaced whole or not at all, even if the process is killed or the disk is full.
+
+    All is written and flushed to ``NAME.new``; then ``NAME`` becomes ``NAME.old`` and ``NAME.new`` becomes ``NAME``.
+    A process killed in between leaves no ``NAME``, but a complete ``NAME.new``, which :func:`settle` puts in place.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.new, self.old = folder, _beside(folder, "new"), _beside(folder, "old")
+
+    def __enter__(self) -> Path:
+        settle(self.folder)
+        shutil.rmtree(self.new, ignore_errors=True)
+        try:
+            self.new.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"cannot write {self.folder}: {error.strerror}") from error
+        return self.new
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            _flush(self.new)
+            shutil.rmtree(self.old, ignore_errors=True)
+            if self.folder.exists():
+                self.folder.rename(self.old)
+            self.new.rename(self.folder)
+            _flush(self.folder.parent)
+            shutil.rmtree(self.old, ignore_errors=True)
+            return
+        shutil.rmtree(self.new, ignore_errors=True)
+        if isinstance(error, OSError | SafetensorError):
+            raise UserError(f"cannot write {self.folder}: {error}; what was saved before is untouched") from error
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f"{folder.name}.{suffix}")
+
+
+def _flush(path: Path) -> None:
+    """Have the operating system put a file's or folder's contents on the disk, where it can."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    _flush(path)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _write_json(values: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")
+    _flush(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint at {path.parent}: {path.name} is not there") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _write_generator(generator: Generator, settings: GeneratorSettings, folder: Path, more: dict[str, Any]) -> None:
+    _write_tensors(generator.state_dict(), folder / GENERATOR)
+    digest = _digest(folder / GENERATOR)
+    _write_json({"generator": asdict(settings), "sha256": digest} | more, folder / ARCHITECTURE)
+
+
+def _read_generator(folder: Path) -> Generator:
+    description = _read_json(folder / ARCHITECTURE)
+    weights = _read_tensors(folder / GENERATOR)
+    if description.get("sha256") != _digest(folder / GENERATOR):
+        raise UserError(f"{folder / GENERATOR} is not the file that {ARCHITECTURE} beside it describes: copy both again")
+    generator = build_generator(**asdict(from_dict(description["generator"], GeneratorSettings)))
+    try:
+        generator.load_state_dict({name: weight.float() for name, weight in weights.items()})  # may be half on disk
+    except RuntimeError as error:
+        raise UserError(f"{folder / GENERATOR} does not fit {ARCHITECTURE}: {str(error).splitlines()[-1]}") from error
+    return generator.eval()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _unprefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _optimizer_tensors(prefix: str, optimizer: Adam) -> dict[str, Tensor]:
+    """Adam's moments and step counts, by parameter number; its groups follow from the settings."""
+    states = optimizer.state_dict()["state"]
+    return {f"{prefix}.{index}.{name}": value for index, state in states.items() for name, value in state.items()}
+
+
+def _load_optimizer(prefix: str, optimizer: Adam, tensors: dict[str, Tensor]) -> None:
+    states: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for name, value in _unprefixed(prefix, tensors).items():
+        index, field = name.split(".")
+        if field != "step":  # moments lie in memory as their parameter does
+            value = torch.empty_like(parameters[int(index)]).copy_(value)
+        states.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": states})

@@ -1,0 +1,233 @@
+"""Every setting, with its unit and meaning, and the presets: named, frozen values of one configuration.
+
+This module imports nothing heavy, so that a command line can read it before it needs PyTorch.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from typing import Any, Literal
+
+
+class UserError(ValueError):
+    """A mistake that a user can make and mend: one clear line that names the fix. The command line exits with 2."""
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """The network that fills holes."""
+
+    convolution: Literal["fourier", "regular", "dilated"] = "fourier"
+    """Convolutions of the residual blocks."""
+    width: int = 64
+    """Channels of the first layer, doubled at each downsampling."""
+    blocks: int = 9
+    """Residual blocks at the lowest resolution."""
+    downsamplings: int = 3
+    """How often the size is halved; sizes are multiples of 2 to this power."""
+    max_channels: int = 1024
+    """Upper limit of the channels."""
+    global_ratio: float = 0.75
+    """Share of the channels in the global (Fourier) branch, 0 to 1."""
+    lfu: bool = False
+    """Add local Fourier units (off in every published model)."""
+
+
+@dataclass(frozen=True)
+class DiscriminatorSettings:
+    """The network that tells filled patches from real ones."""
+
+    width: int = 64
+    """Channels of the first layer, doubled at each next one."""
+    layers: int = 4
+    """Convolutions with stride 2."""
+    max_channels: int = 512
+    """Upper limit of the channels."""
+
+
+@dataclass(frozen=True)
+class PerceptualSettings:
+    """The frozen network of the perceptual loss."""
+
+    network: str = "ade20k"
+    """"scenes-segmentation" (ships with the package), "ade20k" (the paper's ResNet50, downloaded), or a file of weights."""
+    batch_statistics: bool = True
+    """BatchNorm uses the batch's statistics (as the paper's training did) instead of its running ones."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the losses; 0 turns a term off."""
+
+    l1_known: float = 10.0
+    """Mean absolute error on known pixels."""
+    l1_hole: float = 0.0
+    """Mean absolute error inside the hole (0 in the paper; small models learn faster with it)."""
+    adversarial: float = 10.0
+    """Generator's adversarial term."""
+    feature_matching: float = 100.0
+    """Distance of the discriminator's features."""
+    perceptual: float = 30.0
+    """High-receptive-field perceptual loss."""
+    r1: float = 0.001
+    """Gradient penalty of the discriminator."""
+    mask_target: Literal["nearest", "any-overlap"] = "nearest"
+    """Which patches of a prediction the discriminator calls fake."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What the networks see."""
+
+    folder: str | None = None
+    """Folder of images, searched recursively; None = built-in scenes only."""
+    scenes: float = 0.0
+    """Share of built-in scenes mixed into a folder's images, 0 to 1 (without a folder: all)."""
+    size: int = 256
+    """Side of the square training crops, pixels."""
+    augmentation: Literal["paper", "flip", "none"] = "paper"
+    """The paper's geometric and colour augmentations, random crop and flip only, or centre crops."""
+    masks: Literal["wide", "narrow"] = "wide"
+    """Recipe of the training masks, scaled from 256 pixels to the crop's size."""
+    evaluation_images: int = 32
+    """Fixed held-out images on which the run is evaluated."""
+    workers: int = 2
+    """Processes that prepare batches; 0 = in the training process."""
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How weights change."""
+
+    generator_lr: float = 1e-3
+    """Adam's learning rate for the generator."""
+    discriminator_lr: float = 1e-4
+    """Adam's learning rate for the discriminator."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Constant as in the paper, or a cosine decay to 2% over the run."""
+    clip: float = 1.0
+    """Largest norm of each network's gradient; larger ones are scaled down."""
+    ema: float | None = None
+    """Decay of the moving average of the generator's weights, such as 0.999; None = off."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How long, how precise, how often."""
+
+    steps: int = 1_000_000
+    """Generator updates in all."""
+    batch_size: int = 10
+    """Images of each process and each micro-step."""
+    accumulate: int = 1
+    """Micro-steps whose gradients are averaged for one update."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the networks; Fourier transforms, losses and the discriminator's step stay in float32."""
+    channels_last: bool = True
+    """Memory layout with channels innermost: faster, same results to rounding."""
+    compile: bool = False
+    """torch.compile the generator: slow first steps, faster later ones (GPU)."""
+    seed: int = 0
+    """Seed of weights, data and masks."""
+    evaluate_every: int = 5000
+    """Steps between evaluations on the fixed held-out images."""
+    save_every: int = 1000
+    """Steps between writings of the `last` checkpoint."""
+    sample_every: int = 1000
+    """Steps between grids of pictures in `samples/`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole training run."""
+
+    generator: GeneratorSettings = field(default_factory=GeneratorSettings)
+    discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
+    perceptual: PerceptualSettings = field(default_factory=PerceptualSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+_PAPER = Settings()
+
+
+def _variant(base: Settings = _PAPER, **parts: dict[str, Any]) -> Settings:
+    """A copy of ``base`` with some fields of some parts changed."""
+    return replace(base, **{name: replace(getattr(base, name), **changes) for name, changes in parts.items()})
+
+
+# Small models. One core-minute shows structure continued through a hole; see the README for what each one reaches.
+_SMALL = _variant(
+    generator=dict(width=24, blocks=4, downsamplings=2),
+    discriminator=dict(width=32, layers=3),
+    perceptual=dict(network="scenes-segmentation"),
+    data=dict(size=64, augmentation="flip", workers=0),
+    optimizer=dict(generator_lr=2e-3, discriminator_lr=4e-4, schedule="cosine"),
+    run=dict(batch_size=16, precision="float32"),
+)
+
+PRESETS: dict[str, Settings] = {
+    "lama-fourier": _PAPER,
+    "big-lama": _variant(generator=dict(blocks=18), run=dict(batch_size=15)),
+    "lama-regular": _variant(generator=dict(convolution="regular")),
+    "lama-dilated": _variant(generator=dict(convolution="dilated")),
+    # one GPU, a few hours
+    "gpu": _variant(
+        generator=dict(width=48, blocks=6),
+        discriminator=dict(width=48),
+        perceptual=dict(network="scenes-segmentation"),
+        data=dict(workers=8),
+        optimizer=dict(ema=0.999, schedule="cosine"),
+        run=dict(steps=60_000, batch_size=32, precision="bfloat16", evaluate_every=2000),
+    ),
+    # two CPU cores, at most an hour, all five losses
+    "cpu": _variant(
+        _SMALL,
+        run=dict(steps=6000, evaluate_every=500, save_every=250, sample_every=250),
+    ),
+    # two CPU cores, five minutes, L1 only: `make demo`
+    "demo": _variant(
+        _SMALL,
+        loss=dict(l1_known=2.0, l1_hole=10.0, adversarial=0.0, feature_matching=0.0, perceptual=0.0, r1=0.0),
+        run=dict(steps=1500, evaluate_every=500, save_every=500, sample_every=250),
+    ),
+}  # fmt: skip
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """Nested plain values, for JSON."""
+    return asdict(settings)
+
+
+def from_dict(values: dict[str, Any], kind: type = Settings, where: str = "") -> Any:
+    """Settings from nested plain values; fields left out keep their defaults.
+
+    Raises:
+        UserError: a field that does not exist, with the nearest one that does.
+    """
+    known = {f.name: f for f in fields(kind)}
+    for name in values:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {where}{near[0]}?" if near else f"; known are {', '.join(known)}"
+            raise UserError(f"unknown setting {where}{name}{hint}")
+    defaults = kind()
+    parts = {}
+    for name, value in values.items():
+        default = getattr(defaults, name)
+        parts[name] = from_dict(value, type(default), f"{where}{name}.") if is_dataclass(default) else value
+    return kind(**parts)
+
+
+def preset(name: str) -> Settings:
+    """The preset of this name.
+
+    Raises:
+        UserError: no such preset.
+    """
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"unknown preset {name!r}{hint}; presets are {', '.join(PRESETS)}")
+    return PRESETS[name]

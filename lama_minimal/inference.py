@@ -1,0 +1,560 @@
+"""Filling holes in pictures of any size: 8-bit pictures in, 8-bit pictures out, known pixels untouched.
+
+The network predicts every pixel; only those in the hole are used. What surrounds it here is what makes it usable:
+reading pictures and masks in the forms people have them, padding to sizes that the network accepts, and three ways to
+deal with large pictures. :meth:`Inpainter.predict` is the only place where a network runs.
+"""
+
+import math
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lama_minimal.checkpoint import load_generator
+from lama_minimal.config import UserError
+from lama_minimal.data import find_images, read_image
+from lama_minimal.models import generator_input
+
+Strategy = Literal["auto", "whole", "crop", "resize"]
+"""How a picture reaches the network: as it is, as crops around its holes, or shrunk; ``auto`` is crop or whole."""
+
+Source = str | Path | Image.Image | np.ndarray
+"""Where a picture or a mask comes from."""
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) after each part of a long work."""
+
+LONG_SIDE = 1024
+"""Pixels: ``auto`` takes crops above it, ``resize`` shrinks to it. Far above its training size a network weakens."""
+REACH = 32
+"""Holes less than about twice this many pixels apart share a crop."""
+LEAST_MARGIN = 64
+"""Known pixels around a hole in its crop, at least; more around thick holes."""
+LEAST_CROP = 256
+"""Side of a crop, at least, where the picture is large enough: the paper's training size."""
+
+# How a picture is written, by its suffix: Pillow's name of the format and its settings.
+_FORMATS: dict[str, tuple[str, dict]] = {
+    ".png":  ("PNG",  {}),
+    ".webp": ("WEBP", dict(lossless=True, exact=True)),  # exact: keep the colours of transparent pixels
+    ".tif":  ("TIFF", dict(compression="tiff_adobe_deflate")),
+    ".tiff": ("TIFF", dict(compression="tiff_adobe_deflate")),
+    ".bmp":  ("BMP",  {}),
+    ".jpg":  ("JPEG", dict(quality=95, subsampling=0)),
+    ".jpeg": ("JPEG", dict(quality=95, subsampling=0)),
+}  # fmt: skip
+_WITHOUT_ALPHA = (".bmp", ".jpg", ".jpeg")
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+
+Item = TypeVar("Item")
+
+
+# ------------------------------------------------------------------------------------------------- pictures and masks
+
+
+def _check_array(pixels: np.ndarray, what: str, dtypes: tuple[type, ...]) -> np.ndarray:
+    """The array without a last axis of length 1.
+
+    Raises:
+        UserError: another shape or type than pictures have here.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    shape_fits = (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) and pixels.size > 0
+    if not shape_fits or pixels.dtype not in dtypes:
+        names = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+        raise UserError(
+            f"expected the {what} as an array of {names}, shape (H, W), (H, W, 3) or (H, W, 4), "
+            f"got {pixels.dtype} {pixels.shape}: convert it first"
+        )
+    return pixels
+
+
+def _decoded(source: Source, what: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """As :func:`~lama_minimal.data.read_image`, for files and PIL images."""
+    if not isinstance(source, str | Path | Image.Image):
+        raise UserError(f"expected the {what} as a path, a PIL image or a NumPy array, got {type(source).__name__}")
+    try:
+        return read_image(source)
+    except OSError as error:  # a PIL image reads its file late
+        raise UserError(f"the {what} cannot be read ({error}); save or copy it again") from error
+
+
+def _read_picture(source: Source) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture as uint8 (H, W, 3) and its alpha (H, W), ``None`` without one."""
+    if not isinstance(source, np.ndarray):
+        return _decoded(source, "image")
+    pixels = _check_array(source, "image", (np.uint8,))
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2), None
+    return pixels[..., :3], pixels[..., 3] if pixels.shape[2] == 4 else None
+
+
+def _read_mask_pixels(source: str | Path | Image.Image) -> tuple[np.ndarray, bool]:
+    """A mask's pixels, (H, W), (H, W, 3) or (H, W, 4), and whether they come from a lossy format."""
+    rgb, alpha = _decoded(source, "mask")
+    with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as mask:
+        lossy = mask.format in _LOSSY
+        if mask.mode in ("I", "F") or mask.mode.startswith("I;16"):  # not as 8 bits: 1 of 65535 is a hole, too
+            return np.asarray(ImageOps.exif_transpose(mask)), lossy
+    return rgb if alpha is None else np.dstack([rgb, alpha]), lossy
+
+
+def _mask_values(pixels: np.ndarray) -> np.ndarray:
+    """One number for each pixel, (H, W), larger than 0 in the hole.
+
+    A layer painted in one colour on a transparent ground is its alpha, whatever the colour; everywhere else colours
+    count, over black.
+    """
+    if pixels.ndim == 2:
+        return pixels
+    brightest = pixels[..., :3].max(axis=2)
+    if pixels.shape[2] == 3:
+        return brightest
+    alpha = pixels[..., 3]
+    if alpha.min() < alpha.max():
+        visible = pixels[alpha > 0][:, :3]
+        if (visible == visible[0]).all():
+            return alpha
+    return np.minimum(brightest, alpha)
+
+
+def read_mask(source: Source, size: tuple[int, int]) -> np.ndarray:
+    """Read a mask in any form.
+
+    A hole is where the mask is larger than 0: 1 bit, grey of any depth, palette or colour (the brightest channel).
+    A mask with transparency whose visible pixels have one colour is a painted layer: the hole is where it was painted,
+    in black too. Compression leaves noise around a hole's edge, therefore in a mask of a lossy format (JPEG, WebP) the
+    hole is what is brighter than half of its brightest pixel. Masks as arrays are bool, or uint8 with 0 = known.
+
+    Args:
+        source: path, PIL image, or array of bool or uint8, (H, W), (H, W, 3) or (H, W, 4).
+        size: (H, W) of the image that the mask belongs to.
+
+    Returns:
+        (H, W) bool, True = hole.
+
+    Raises:
+        UserError: unreadable, no mask, or of another size than the image.
+    """
+    if isinstance(source, np.ndarray):
+        pixels, lossy = _check_array(source, "mask", (np.bool_, np.uint8)), False
+    else:
+        pixels, lossy = _read_mask_pixels(source)
+    values = _mask_values(pixels)
+    if values.shape != tuple(size):
+        (height, width), (image_height, image_width) = values.shape, size
+        turned = " (is one of them rotated?)" if values.shape == tuple(size)[::-1] else ""
+        raise UserError(
+            f"the mask is {width} x {height} pixels, its image {image_width} x {image_height}{turned}: "
+            "give a mask of the image's size"
+        )
+    return values > values.max() / 2 if lossy else values > 0
+
+
+def colour_profile(source: Source) -> bytes | None:
+    """The ICC profile stored in an RGB picture, to be written beside the result; ``None`` if there is none."""
+    if isinstance(source, np.ndarray):
+        return None
+    with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+        profile = image.info.get("icc_profile")
+    return profile if profile and profile[16:20] == b"RGB " else None  # one of CMYK or grey would not fit the result
+
+
+def save_image(
+    pixels: np.ndarray, path: str | Path, *, icc_profile: bytes | None = None, inputs: Iterable[str | Path] = ()
+) -> None:
+    """Write a picture whole or not at all, in the format of the path's suffix; missing folders are made.
+
+    PNG, WebP, TIFF and BMP are written without loss, JPEG with quality 95.
+
+    Args:
+        pixels: uint8 (H, W), (H, W, 3) or (H, W, 4).
+        path: where to; a picture already there is replaced.
+        icc_profile: as from :func:`colour_profile`.
+        inputs: files that must not be overwritten.
+
+    Raises:
+        UserError: unknown suffix; one of ``inputs``; transparency that the format cannot hold; or it cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise UserError(f"cannot write {path}: unknown format {suffix!r}; use one of {', '.join(_FORMATS)}")
+    pixels = _check_array(pixels, "picture", (np.uint8,))
+    if pixels.shape[2:] == (4,) and suffix in _WITHOUT_ALPHA:
+        if pixels[..., 3].min() < 255:
+            raise UserError(f"{path} would lose the transparency: use .png, .webp or .tif instead of {suffix}")
+        pixels = pixels[..., :3]
+    if path.exists() and any(Path(given).exists() and path.samefile(given) for given in inputs):
+        raise UserError(f"{path} is an input and would be overwritten: choose another name for the result")
+    kind, settings = _FORMATS[suffix]
+    if icc_profile is not None:
+        settings = settings | dict(icc_profile=icc_profile)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            Image.fromarray(np.ascontiguousarray(pixels)).save(file, kind, **settings)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, ValueError) as error:  # ValueError: larger than the format allows
+        raise UserError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------------- sizes and crops
+
+
+def size_limits(generator: nn.Module) -> tuple[int, int]:
+    """What a generator asks of a picture's sides: (they are multiples of this, they are at least this), pixels.
+
+    Reflection padding needs more pixels than it adds: at the trunk's size, more than the largest dilation.
+    """
+    modules = list(generator.modules())
+    multiple = math.prod(module.stride[0] for module in modules if isinstance(module, nn.ConvTranspose2d))
+    dilation = max((module.dilation[0] for module in modules if isinstance(module, nn.Conv2d)), default=0)
+    return multiple, multiple * (dilation + 1)
+
+
+def pad_symmetric(x: Tensor, height: int, width: int) -> Tensor:
+    """Extend (B, C, h, w) at the bottom and right to (B, C, height, width) by mirroring, as often as it takes."""
+
+    def mirrored(length: int, target: int) -> Tensor:
+        index = torch.arange(target, device=x.device) % (2 * length)  # 0 1 2 2 1 0 0 1 …
+        return torch.where(index < length, index, 2 * length - 1 - index)
+
+    if x.shape[-2] != height:
+        x = x.index_select(-2, mirrored(x.shape[-2], height))
+    return x if x.shape[-1] == width else x.index_select(-1, mirrored(x.shape[-1], width))
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle of the picture and the holes in it that are filled when it is their turn."""
+
+    rows: slice
+    columns: slice
+    hole: np.ndarray
+    """Bool, of the rectangle's size; holes of other crops are left out."""
+
+
+def _span(start: int, stop: int, margin: int, length: int, multiple: int) -> slice:
+    """``start`` to ``stop`` with a margin on both sides, moved inside 0 to ``length``, on the network's grid."""
+    extent = min(length, max(LEAST_CROP, stop - start + 2 * margin))
+    begin = min(max((start + stop - extent) // 2, 0), length - extent)
+    end = begin + extent
+    return slice(begin // multiple * multiple, min(length, -(-end // multiple) * multiple))
+
+
+def crops_around(hole: np.ndarray, multiple: int = 8) -> list[Crop]:
+    """Group the holes that lie near one another and lay a crop around each group, small holes first.
+
+    The margin is half of the shorter side of a group's bounding box, at least :data:`LEAST_MARGIN`: the network sees
+    about as large a share of known pixels as in its training. What lies farther away it cannot use: a pattern that
+    could only be read off distant parts of the picture is continued better from the whole picture. A hole that
+    crosses the picture leads to a crop that is the whole picture.
+
+    Args:
+        hole: (H, W) bool.
+        multiple: crops begin and, but for the picture's border, end at multiples of this, pixels.
+    """
+    near = cv2.dilate(hole.astype(np.uint8), np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8))
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(near)
+    crops = []
+    for group in range(1, count):
+        x, y, width, height = boxes[group, : cv2.CC_STAT_AREA]
+        around = np.s_[y : y + height, x : x + width]
+        inner_x, inner_y, width, height = cv2.boundingRect(((labels[around] == group) & hole[around]).astype(np.uint8))
+        top, left = int(y) + inner_y, int(x) + inner_x
+        margin = max(LEAST_MARGIN, min(width, height) // 2)
+        rows = _span(top, top + height, margin, hole.shape[0], multiple)
+        columns = _span(left, left + width, margin, hole.shape[1], multiple)
+        crops.append(Crop(rows, columns, (labels[rows, columns] == group) & hole[rows, columns]))
+    return sorted(crops, key=lambda crop: int(crop.hole.sum()))
+
+
+def _tracked(items: Sequence[Item], progress: Progress | None, unit: str) -> Iterator[Item]:
+    """Yield the items; report to ``progress`` after each, or show a bar if there are several and it takes long."""
+    hidden = progress is not None or len(items) < 2
+    for done, item in enumerate(tqdm(items, unit=unit, delay=2, leave=False, disable=hidden), start=1):
+        yield item
+        if progress is not None:
+            progress(done, len(items))
+
+
+# --------------------------------------------------------------------------------------------------------- inpainting
+
+
+class Inpainter:
+    """A generator, and all it takes to fill holes in pictures with it.
+
+    >>> inpainter = Inpainter.load("big-lama")
+    >>> result = inpainter("photograph.jpg", "mask.png")  # uint8 (H, W, 3)
+    """
+
+    def __init__(self, generator: nn.Module, *, device: str | torch.device | None = None, name: str = "") -> None:
+        """Take over ``generator``: it is set to evaluation mode and moved to ``device``.
+
+        Args:
+            generator: maps :func:`~lama_minimal.models.generator_input` to a prediction in [0, 1].
+            device: where it runs; None = the GPU if there is one.
+            name: what to call it in messages and reports.
+        """
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.generator = generator.eval().to(self.device)
+        self.name = name
+        self.multiple, self.least_side = size_limits(generator)
+
+    @classmethod
+    def load(cls, model: str | Path, device: str | torch.device | None = None) -> "Inpainter":
+        """Load a model by its name or from a checkpoint.
+
+        Raises:
+            UserError: no such model, or an unusable file.
+        """
+        return cls(load_generator(model), device=device, name=str(model))
+
+    def __call__(
+        self, image: Source, mask: Source, *, strategy: Strategy = "auto", progress: Progress | None = None
+    ) -> np.ndarray:
+        """Fill the hole; every other pixel, and alpha everywhere, stays exactly as it was.
+
+        Args:
+            image: path, PIL image, or uint8 array (H, W), (H, W, 3) or (H, W, 4).
+            mask: path, PIL image or array of the same size, larger than 0 in the hole: see :func:`read_mask`.
+            strategy: ``whole`` runs the network on the picture as it is. ``crop`` runs it on a crop around each group
+                of holes (see :func:`crops_around`), one after another, later ones seeing earlier results: fast, little
+                memory, and near the network's training size, but blind to what is far from the hole. ``resize`` runs
+                it on the picture shrunk to 1024 pixels and enlarges what it filled: sees everything, blurs detail.
+                ``auto`` is ``crop`` for pictures with a side over 1024 pixels, otherwise ``whole``.
+            progress: called with (done, total) after each crop; None = a bar where it takes long.
+
+        Returns:
+            uint8 (H, W, 3), or (H, W, 4) if the image had alpha, upright where the file asked for a rotation.
+
+        Raises:
+            UserError: unreadable image or mask, sizes that differ, unknown strategy, too little memory.
+        """
+        rgb, alpha = _read_picture(image)
+        filled = self.fill(rgb, read_mask(mask, rgb.shape[:2]), strategy=strategy, progress=progress)
+        return filled if alpha is None else np.dstack([filled, alpha])
+
+    def fill(
+        self, rgb: np.ndarray, hole: np.ndarray, *, strategy: Strategy = "auto", progress: Progress | None = None
+    ) -> np.ndarray:
+        """As :meth:`__call__`, for a picture and a mask already read: uint8 (H, W, 3) and bool (H, W)."""
+        if strategy not in get_args(Strategy):
+            raise UserError(f"unknown strategy {strategy!r}; strategies are {', '.join(get_args(Strategy))}")
+        if strategy == "auto":
+            strategy = "crop" if max(hole.shape) > LONG_SIDE else "whole"
+        filled, missing = rgb.copy(), hole.copy()
+        if not hole.any():
+            return filled
+        if strategy == "resize" and max(hole.shape) > LONG_SIDE:
+            filled[hole] = self._enlarged_from_small(rgb, hole)[hole]
+            return filled
+        crops = crops_around(hole, self.multiple) if strategy == "crop" else [Crop(slice(None), slice(None), hole)]
+        for crop in _tracked(crops, progress, "crop"):
+            window = crop.rows, crop.columns
+            filled[window][crop.hole] = self._predict_array(filled[window], missing[window])[crop.hole]
+            missing[window][crop.hole] = False
+        return filled
+
+    def _enlarged_from_small(self, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        """Shrink the picture, fill its hole, enlarge it again; a small pixel is known if all it covers is known."""
+        height, width = hole.shape
+        scale = LONG_SIDE / max(height, width)
+        small_size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(rgb, small_size, interpolation=cv2.INTER_AREA)
+        small_hole = cv2.resize(hole.astype(np.float32), small_size, interpolation=cv2.INTER_AREA) > 0
+        small[small_hole] = self._predict_array(small, small_hole)[small_hole]
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+    def _predict_array(self, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        """The prediction for uint8 (H, W, 3) and bool (H, W), rounded to uint8 (H, W, 3)."""
+        image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1)[None].float() / 255
+        mask = torch.from_numpy(np.ascontiguousarray(hole)).to(self.device)[None, None].float()
+        prediction = self.predict(image, mask)[0].permute(1, 2, 0)
+        return (prediction * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+    @torch.no_grad()
+    def predict(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Run the network on pictures of any size, extended at the bottom and right to a size that it accepts.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+            mask: (B, 1, H, W), 1 = hole.
+
+        Returns:
+            The prediction for every pixel, (B, 3, H, W) in [0, 1], on the inpainter's device.
+
+        Raises:
+            UserError: the device's memory is too small for pictures of this size.
+            ValueError: image and mask of different sizes.
+        """
+        if image.shape[-2:] != mask.shape[-2:]:
+            raise ValueError(f"image {tuple(image.shape)} and mask {tuple(mask.shape)} differ in size")
+        height, width = image.shape[-2:]
+        padded = [-(-max(side, self.least_side) // self.multiple) * self.multiple for side in (height, width)]
+        network_input = generator_input(image.to(self.device), mask.to(self.device))
+        try:
+            prediction = self.generator(pad_symmetric(network_input, *padded))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"too little memory on {self.device} for {width} x {height} pixels at once: use strategy crop or resize"
+            ) from error
+        return prediction[..., :height, :width].float()
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+
+NAMING = "images are named like x.png or x.jpg, their masks beside them x_mask.png, x_mask000.png, x_mask001.png, ..."
+_MASK_STEM = re.compile(r"(.+)_mask(?:[^a-zA-Z].*)?")  # not x_masked, x_masks
+
+
+@dataclass(frozen=True)
+class FolderSummary:
+    """What became of the pictures in a folder."""
+
+    written: list[Path] = field(default_factory=list)
+    """Results of this run."""
+    existing: list[Path] = field(default_factory=list)
+    """Results that were there before and stayed."""
+    failed: dict[Path, str] = field(default_factory=dict)
+    """Masks whose pictures could not be filled, and why."""
+    without_image: list[Path] = field(default_factory=list)
+    """Masks without an image."""
+    without_mask: list[Path] = field(default_factory=list)
+    """Images without a mask."""
+
+    def __str__(self) -> str:
+        """One line of counts, then one for each file that needs a look."""
+        lines = [f"{len(self.written)} written, {len(self.existing)} already there, {len(self.failed)} failed"]
+        lines += [f"failed: {path}: {reason}" for path, reason in self.failed.items()]
+        lines += [f"mask without an image: {path}" for path in self.without_image]
+        lines += [f"image without a mask: {path}" for path in self.without_mask]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class FolderPlan:
+    """What there is to do in a folder."""
+
+    jobs: list[tuple[Path, Path, Path]]
+    """(image, mask, result), sorted by the mask's path."""
+    summary: FolderSummary
+    """Where files that take part in no job are listed already."""
+
+
+def _pictures(folder: Path, out: Path) -> list[Path]:
+    """All pictures in ``folder`` and its subfolders, without those in ``out``.
+
+    Raises:
+        UserError: no such folder, no picture, or ``out`` is ``folder`` itself or a file.
+    """
+    if out.resolve() == folder.resolve() or (out.exists() and not out.is_dir()):
+        raise UserError(f"results are named after the masks and need a folder of their own: {out} is not one")
+    try:
+        found, out = find_images(folder), out.resolve()
+    except UserError as error:
+        raise UserError(f"{error}; {NAMING}") from None
+    return [path for path in found if out not in (path.parent.resolve(), *path.parent.resolve().parents)]
+
+
+def plan_folder(folder: str | Path, out: str | Path) -> FolderPlan:
+    """Pair images and masks by the naming of the original's ``predict.py``, subfolders included.
+
+    Results are PNG files named after the masks, in the same subfolders of ``out``.
+
+    Raises:
+        UserError: no such folder, ``out`` is no other folder, nothing to do, or a result would overwrite an input.
+    """
+    folder, out = Path(folder), Path(out)
+    pictures = _pictures(folder, out)
+    by_stem: dict[Path, list[Path]] = {}
+    for path in pictures:
+        by_stem.setdefault(path.with_suffix(""), []).append(path)
+    masks = [path for path in pictures if _MASK_STEM.fullmatch(path.stem)]
+    plan, used, results = FolderPlan([], FolderSummary()), set(), {}
+    for mask in masks:
+        images = by_stem.get(mask.with_name(_MASK_STEM.fullmatch(mask.stem)[1]), [])
+        images = [path for path in images if path.suffix.lower() == mask.suffix.lower()] or images
+        result = (out / mask.relative_to(folder)).with_suffix(".png")
+        used.update(images)
+        if not images:
+            plan.summary.without_image.append(mask)
+        elif len(images) > 1:
+            plan.summary.failed[mask] = f"several images fit: {', '.join(path.name for path in images)}; keep one"
+        elif result in results:
+            plan.summary.failed[mask] = f"its result would be named as that of {results[result].name}: rename one"
+        else:
+            results[result] = mask
+            plan.jobs.append((images[0], mask, result))
+    orphans = [mask for mask in plan.summary.without_image if mask not in used]  # carnival_mask.jpg may be a photograph
+    plan.summary.without_image[:] = orphans
+    plan.summary.without_mask.extend(sorted(set(pictures) - used - set(masks)))
+    if not plan.jobs and not plan.summary.failed:
+        raise UserError(f"no image with a mask among the {len(pictures)} pictures in {folder}: {NAMING}")
+    inputs = {path.resolve() for path in pictures}
+    if overwritten := [result for result in results if result.resolve() in inputs]:
+        raise UserError(f"{overwritten[0]} is an input and would be overwritten: choose another folder for the results")
+    return plan
+
+
+def inpaint_folder(
+    inpainter: Inpainter,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    strategy: Strategy = "auto",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> FolderSummary:
+    """Fill every picture in a folder that has a mask, in the naming of the original's ``predict.py``.
+
+    An image ``x.png`` and its masks ``x_mask000.png``, ``x_mask001.png`` lead to results ``x_mask000.png``,
+    ``x_mask001.png`` in ``out``. A picture that cannot be filled is reported, and the rest goes on. A run that was
+    interrupted is taken up by running it again.
+
+    Args:
+        inpainter: what fills the holes.
+        folder: images and masks, subfolders included.
+        out: where the results go, always as PNG.
+        strategy: as in :meth:`Inpainter.__call__`.
+        overwrite: write results again that are already there.
+        progress: called with (done, total) after each picture; None = a bar where it takes long.
+
+    Raises:
+        UserError: as :func:`plan_folder`; unknown strategy; or a result cannot be written.
+    """
+    if strategy not in get_args(Strategy):
+        raise UserError(f"unknown strategy {strategy!r}; strategies are {', '.join(get_args(Strategy))}")
+    plan = plan_folder(folder, out)
+    summary = plan.summary
+    for image, mask, result in _tracked(plan.jobs, progress, "picture"):
+        if result.exists() and not overwrite:
+            summary.existing.append(result)
+            continue
+        try:
+            filled = inpainter(image, mask, strategy=strategy, progress=lambda done, total: None)
+        except UserError as error:
+            summary.failed[mask] = str(error)
+            continue
+        save_image(filled, result, icc_profile=colour_profile(image), inputs=(image, mask))
+        summary.written.append(result)
+    return summary

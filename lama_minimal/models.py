@@ -1,0 +1,228 @@
+"""Generators and the discriminator (LaMa, Sections 2.1, 2.3 and supplementary).
+
+A generator is an encoder (three times half the size, twice the channels), a trunk of residual blocks where the
+thinking is done at an eighth of the size, and a decoder. What the paper compares is the trunk: Fourier, regular or
+dilated convolutions.
+
+Shape letters: B batch, H × W pixels, multiples of ``2 ** downsamplings``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lama_minimal.fourier import Branches, FFCBlock, FFCResidual
+
+DILATIONS = {"regular": (1,), "dilated": (1, 2, 4, 8)}
+"""Dilations of the parallel 3×3 convolutions in a residual block without Fourier convolutions."""
+
+
+def generator_input(image: Tensor, mask: Tensor) -> Tensor:
+    """What a generator reads: the image with its hole blacked out, and the mask: (B, 3 + 1, H, W)."""
+    return torch.cat([image * (1 - mask), mask], dim=1)
+
+
+def composite(prediction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """The prediction inside the hole, the image outside: ``m · p + (1 - m) · x``."""
+    return mask * prediction + (1 - mask) * image
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution that keeps (or, with stride 2, halves) the size, BatchNorm, ReLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, *, bias: bool, padding_mode: str
+    ) -> None:
+        """Build the block; ``padding_mode`` as in :class:`torch.nn.Conv2d`."""
+        super().__init__(
+            nn.Conv2d(
+                in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=bias, padding_mode=padding_mode
+            ),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+
+class Decoder(nn.Sequential):
+    """Transposed convolutions back to full size, then a 7×7 convolution to three colours (before the sigmoid)."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        """Build the decoder; ``channels`` from the trunk outwards, for example (512, 256, 128, 64)."""
+        layers: list[nn.Module] = []
+        for wide, narrow in zip(channels[:-1], channels[1:], strict=True):
+            up = nn.ConvTranspose2d(wide, narrow, kernel_size=3, stride=2, padding=1, output_padding=1)
+            layers += [nn.Sequential(up, nn.BatchNorm2d(narrow), nn.ReLU())]
+        super().__init__(*layers, nn.Conv2d(channels[-1], 3, kernel_size=7, padding=3, padding_mode="reflect"))
+
+
+def _channels(width: int, downsamplings: int, max_channels: int) -> list[int]:
+    """Channels at each depth: ``width`` doubled at each downsampling, up to ``max_channels``."""
+    return [min(max_channels, width * 2**depth) for depth in range(downsamplings + 1)]
+
+
+class FourierGenerator(nn.Module):
+    """LaMa's generator: a trunk of FFC residual blocks (``lama-fourier``, ``big-lama``)."""
+
+    def __init__(
+        self,
+        width: int = 64,
+        blocks: int = 9,
+        downsamplings: int = 3,
+        max_channels: int = 1024,
+        global_ratio: float = 0.75,
+        lfu: bool = False,
+    ) -> None:
+        """Build the generator.
+
+        Args:
+            width: channels of the first layer; doubled at each downsampling.
+            blocks: residual blocks in the trunk.
+            downsamplings: how often the size is halved.
+            max_channels: upper limit of the channels.
+            global_ratio: share of the trunk's channels in the global (Fourier) branch, 0 to 1.
+            lfu: add local Fourier units.
+        """
+        super().__init__()
+        channels = _channels(width, downsamplings, max_channels)
+        global_channels = int(channels[-1] * global_ratio + 1e-6)  # a ratio read off tensors may end in …9999
+        trunk = (channels[-1] - global_channels, global_channels)
+        style = dict(bias=False, padding_mode="reflect")
+        self.encoder = nn.Sequential(
+            ConvBlock(4, width, kernel_size=7, **style),
+            *(ConvBlock(*pair, stride=2, **style) for pair in zip(channels[:-2], channels[1:-1], strict=True)),
+        )
+        self.split = FFCBlock((channels[-2], 0), trunk, kernel_size=3, stride=2)
+        self.trunk = nn.Sequential(*(FFCResidual(trunk, lfu) for _ in range(blocks)))
+        self.decoder = Decoder(channels[::-1])
+
+    def encode(self, x: Tensor) -> Branches:
+        """Map the (B, 4, H, W) input to the trunk's (local, global) feature maps at an eighth of the size."""
+        return self.split((self.encoder(x), None))
+
+    def decode(self, branches: Branches) -> Tensor:
+        """Map feature maps of :meth:`encode` to the (B, 3, H, W) prediction in [0, 1]: trunk, then decoder."""
+        merged = torch.cat([branch for branch in self.trunk(branches) if branch is not None], dim=1)
+        return torch.sigmoid(self.decoder(merged).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map :func:`generator_input`, (B, 4, H, W), to a prediction (B, 3, H, W) in [0, 1]."""
+        return self.decode(self.encode(x))
+
+
+class ParallelConv(nn.Module):
+    """Parallel 3×3 convolutions of different dilation, each reading its share of the channels, summed.
+
+    With one dilation this is an ordinary convolution.
+    """
+
+    def __init__(self, channels: int, dilations: Sequence[int]) -> None:
+        """Build the convolutions; ``channels`` is a multiple of ``len(dilations)``."""
+        super().__init__()
+        share = channels // len(dilations)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(share, channels, 3, padding=d, dilation=d, padding_mode="reflect") for d in dilations
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H, W); H and W larger than the largest dilation."""
+        shares = x.chunk(len(self.convs), dim=1)
+        first, *others = (conv(share) for conv, share in zip(self.convs, shares, strict=True))
+        return sum(others, first)
+
+
+class ResidualBlock(nn.Module):
+    """Convolution, BatchNorm, ReLU, convolution, BatchNorm, and a shortcut."""
+
+    def __init__(self, channels: int, dilations: Sequence[int]) -> None:
+        """Build the block of two :class:`ParallelConv`."""
+        super().__init__()
+        self.body = nn.Sequential(
+            ParallelConv(channels, dilations),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            ParallelConv(channels, dilations),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H, W)."""
+        return x + self.body(x)
+
+
+class ResidualGenerator(nn.Module):
+    """The generators LaMa is compared with: ``lama-regular`` (one dilation) and ``lama-dilated`` (1, 2, 4, 8)."""
+
+    def __init__(
+        self,
+        width: int = 64,
+        blocks: int = 9,
+        downsamplings: int = 3,
+        max_channels: int = 1024,
+        dilations: Sequence[int] = (1,),
+    ) -> None:
+        """Build the generator; the arguments are those of :class:`FourierGenerator` and :class:`ParallelConv`."""
+        super().__init__()
+        channels = _channels(width, downsamplings, max_channels)
+        self.encoder = nn.Sequential(
+            ConvBlock(4, width, kernel_size=7, bias=True, padding_mode="reflect"),
+            *(
+                ConvBlock(*pair, stride=2, bias=True, padding_mode="zeros")
+                for pair in zip(channels[:-1], channels[1:], strict=True)
+            ),
+        )
+        self.trunk = nn.Sequential(*(ResidualBlock(channels[-1], dilations) for _ in range(blocks)))
+        self.decoder = Decoder(channels[::-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map :func:`generator_input`, (B, 4, H, W), to a prediction (B, 3, H, W) in [0, 1]."""
+        return torch.sigmoid(self.decoder(self.trunk(self.encoder(x))).float())
+
+
+Generator = FourierGenerator | ResidualGenerator
+
+
+def build_generator(
+    convolution: str, width: int, blocks: int, downsamplings: int, max_channels: int, global_ratio: float, lfu: bool
+) -> Generator:
+    """The generator of these settings (the fields of :class:`~lama_minimal.config.GeneratorSettings`)."""
+    if convolution == "fourier":
+        return FourierGenerator(width, blocks, downsamplings, max_channels, global_ratio, lfu)
+    return ResidualGenerator(width, blocks, downsamplings, max_channels, DILATIONS[convolution])
+
+
+class Discriminator(nn.Module):
+    """Patch discriminator: each logit judges one patch of the picture, real or generated (Section 2.3).
+
+    4×4 convolutions with LeakyReLU 0.2; BatchNorm on all but the first and the last.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 4, max_channels: int = 512) -> None:
+        """Build the network.
+
+        Args:
+            width: channels of the first layer; doubled at each next one.
+            layers: convolutions with stride 2; two with stride 1 follow.
+            max_channels: upper limit of the channels.
+        """
+        super().__init__()
+        channels = [3] + [min(max_channels, width * 2**depth) for depth in range(layers + 1)]
+        self.stages = nn.ModuleList()
+        for depth, (narrow, wide) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+            conv = nn.Conv2d(narrow, wide, kernel_size=4, stride=2 if depth < layers else 1, padding=2)
+            norm = [nn.BatchNorm2d(wide)] if depth else []
+            self.stages.append(nn.Sequential(conv, *norm, nn.LeakyReLU(0.2)))
+        self.head = nn.Conv2d(channels[-1], 1, kernel_size=4, padding=2)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Judge (B, 3, H, W); return the logits (B, 1, h, w), positive = real, and the feature maps before them."""
+        features = []
+        for stage in self.stages:
+            image = stage(image)
+            features.append(image)
+        return self.head(image), features
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable numbers in ``network``."""
+    return sum(parameter.numel() for parameter in network.parameters())

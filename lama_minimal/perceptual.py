@@ -1,0 +1,203 @@
+"""Networks for the perceptual loss: distances between *features* instead of pixels (LaMa, Section 2.2).
+
+The paper's point is the receptive field: filling a large hole is a global question, so the loss network should see
+far too. It takes a ResNet50 whose last two stages are **dilated** instead of strided, trained for segmentation on
+ADE20K, and calls the result the high-receptive-field (HRF) perceptual loss.
+
+Shape letters: B batch, H × W pixels; a stage's features are (B, C, H / s, W / s), s = 4 or 8 (undilated: up to 32).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def hrf_loss(prediction_features: Sequence[Tensor], target_features: Sequence[Tensor]) -> Tensor:
+    """Sum over stages of the mean squared difference of features (Equation 1; the reference sums, it never averages).
+
+    Args:
+        prediction_features: feature maps of the prediction, one tensor a stage.
+        target_features: those of the target, of the same shapes.
+    """
+    return sum(
+        F.mse_loss(p.float(), t.float()) for p, t in zip(prediction_features, target_features, strict=True)
+    )  # float: squares of large features overflow half precision
+
+
+def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
+    padding = dilation * (kernel_size // 2)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+    return [conv, nn.BatchNorm2d(out_channels)]
+
+
+class ResidualUnit(nn.Module):
+    """A ResNet's basic block (two 3×3) or bottleneck (1×1, 3×3, 1×1 with four times the channels)."""
+
+    def __init__(
+        self, in_channels: int, width: int, bottleneck: bool, stride: int, dilations: tuple[int, int]
+    ) -> None:
+        """Build the unit.
+
+        Args:
+            in_channels: channels of the input.
+            width: channels inside; the output has ``4 * width`` for a bottleneck, else ``width``.
+            bottleneck: which of the two forms.
+            stride: of the first 3×3 convolution and of the shortcut.
+            dilations: of the 3×3 convolutions, in order (a bottleneck has only the first).
+        """
+        super().__init__()
+        first, second = dilations
+        if bottleneck:
+            out_channels = 4 * width
+            layers = [
+                *_conv_norm(in_channels, width, 1),
+                nn.ReLU(),
+                *_conv_norm(width, width, 3, stride, first),
+                nn.ReLU(),
+                *_conv_norm(width, out_channels, 1),
+            ]
+        else:
+            out_channels = width
+            layers = [
+                *_conv_norm(in_channels, width, 3, stride, first),
+                nn.ReLU(),
+                *_conv_norm(width, width, 3, 1, second),
+            ]
+        self.body = nn.Sequential(*layers)
+        changes = stride != 1 or in_channels != out_channels
+        self.shortcut = nn.Sequential(*_conv_norm(in_channels, out_channels, 1, stride)) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C_out, H / stride, W / stride)."""
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class ResNetEncoder(nn.Module):
+    """A ResNet with a deep stem; its last two stages are dilated by 2 and 4, or strided as usual.
+
+    With bottlenecks and (3, 4, 6, 3) blocks this is the ADE20K ResNet50 encoder of the paper.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int] = (3, 4, 6, 3),
+        bottleneck: bool = True,
+        width: int = 64,
+        stem_channels: tuple[int, int, int] = (64, 64, 128),
+        dilated: bool = True,
+    ) -> None:
+        """Build the encoder.
+
+        Args:
+            blocks: residual units in each stage.
+            bottleneck: units of three convolutions (ResNet50 and deeper) instead of two (18 and 34).
+            width: inner channels of the first stage; doubled at each next one.
+            stem_channels: channels of the stem's three 3×3 convolutions.
+            dilated: keep the last two stages at an eighth of the size by dilation (a high receptive field).
+        """
+        super().__init__()
+        first, second, third = stem_channels
+        self.stem = nn.Sequential(
+            *_conv_norm(3, first, 3, stride=2),
+            nn.ReLU(),
+            *_conv_norm(first, second, 3),
+            nn.ReLU(),
+            *_conv_norm(second, third, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        self.stages = nn.ModuleList()
+        channels = third
+        for depth, count in enumerate(blocks):
+            strided = depth == 1 or (depth > 1 and not dilated)
+            dilation = 2 ** (depth - 1) if dilated and depth > 1 else 1
+            inner = width * 2**depth
+            units = []
+            for index in range(count):
+                # A strided convolution turned into a dilated one reads the same pixels with half its stage's dilation.
+                entry = max(1, dilation // 2) if index == 0 else dilation
+                stride = 2 if strided and index == 0 else 1
+                units.append(ResidualUnit(channels, inner, bottleneck, stride, (entry, dilation)))
+                channels = inner * (4 if bottleneck else 1)
+            self.stages.append(nn.Sequential(*units))
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map normalised RGB (B, 3, H, W) to the feature maps of the stages, shallow to deep."""
+        x = self.stem(x)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class VGG19Encoder(nn.Module):
+    """VGG19 up to its fifth stage, with average instead of max pooling; every ReLU's output is a feature map."""
+
+    STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1))
+    """Channels and convolutions of each stage; the paper's baseline stops after the first convolution of the last."""
+
+    def __init__(self) -> None:
+        """Build the encoder; its 13 convolutions lie in ``convs``."""
+        super().__init__()
+        self.convs = nn.ModuleList()
+        channels = 3
+        for width, count in self.STAGES:
+            for _ in range(count):
+                self.convs.append(nn.Conv2d(channels, width, kernel_size=3, padding=1))
+                channels = width
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map normalised RGB (B, 3, H, W) to 13 feature maps, the last at a sixteenth of the size."""
+        features = []
+        convs = iter(self.convs)
+        for stage, (_, count) in enumerate(self.STAGES):
+            if stage:
+                x = F.avg_pool2d(x, 2)
+            for _ in range(count):
+                x = F.relu(next(convs)(x))
+                features.append(x)
+        return features
+
+
+class PerceptualNetwork(nn.Module):
+    """A frozen encoder that measures how far apart two pictures are, as the sum over its stages of :func:`hrf_loss`."""
+
+    def __init__(self, encoder: nn.Module, batch_statistics: bool = True) -> None:
+        """Wrap and freeze ``encoder``.
+
+        Args:
+            encoder: maps ImageNet-normalised RGB to a list of feature maps.
+            batch_statistics: whether BatchNorm normalises with the statistics of the batch at hand, as during the
+                paper's training (the weight of 30 was tuned so), or with its running statistics, which makes the
+                loss larger by a factor of tens.
+        """
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.batch_statistics = batch_statistics
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        for module in encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.0  # looking at pictures must not change the network
+        self.train()
+
+    def train(self, mode: bool = True) -> "PerceptualNetwork":
+        """Follow ``batch_statistics``, whatever the caller's mode: this network is never trained here."""
+        return super().train(self.batch_statistics)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Feature maps, shallow to deep, of an image (B, 3, H, W) in [0, 1]."""
+        return self.encoder((image - self.mean) / self.std)
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Unweighted distance (a scalar) of two images (B, 3, H, W) in [0, 1]; no gradient reaches ``target``."""
+        with torch.no_grad():
+            target_features = self.features(target)
+        return hrf_loss(self.features(prediction), target_features)

@@ -1,0 +1,289 @@
+"""Training, from top to bottom: one loop that yields the record of each step, so that a notebook can plot midway.
+
+    for record in train(settings, "runs/mine"):
+        print(record.step, record.terms["l1"])
+
+Under ``torchrun`` every process runs the same loop on its own data; the first one writes.
+"""
+
+import csv
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from lama_minimal.checkpoint import TrainingState, settle
+from lama_minimal.config import OptimizerSettings, Settings, UserError, from_dict
+from lama_minimal.data import EvaluationSample, collate, training_loader, validation_set
+from lama_minimal.metrics import gradient_energy, hole_error
+from lama_minimal.models import Generator, composite, generator_input
+from lama_minimal.steps import autocast, discriminator_step, generator_step
+from lama_minimal.viz import overlay_mask, save_sheet
+
+WARM_UP = 50
+"""Steps over which a cosine schedule starts, so that Adam has seen a few gradients before it strides."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened in one step."""
+
+    step: int
+    """Updates made so far, this one included."""
+    terms: dict[str, float]
+    """Weighted loss terms and the norms of the gradients before clipping."""
+    learning_rate: float
+    """Of the generator."""
+    images_per_second: float
+    """Training images of all processes, in this step."""
+    evaluation: dict[str, float] = field(default_factory=dict)
+    """Now and then: mean error in the holes of the fixed held-out images, and gradient energy (1 = as the originals)."""
+
+
+def train(settings: Settings, out: str | Path | None = None, *, resume: bool = False, device: str | None = None) -> Iterator[Record]:
+    """Train a generator (and its discriminator) and yield a record after each step.
+
+    Leaving the loop early, or Ctrl+C, finishes the step at hand and writes the ``last`` checkpoint.
+
+    Args:
+        settings: the run; see :mod:`lama_minimal.config`.
+        out: folder for settings, log, sample pictures and checkpoints; ``None`` writes nothing.
+        resume: go on from ``out/last`` if it is there.
+        device: where to compute; ``None`` = a GPU if there is one.
+
+    Raises:
+        UserError: ``out`` already holds a run and ``resume`` is not given, a checkpoint is damaged or cannot be
+            written, or a loss is no longer a number.
+    """
+    rank, world, place = join_processes(device)
+    run = settings.run
+    state = TrainingState.create(settings, place)
+    folder = RunFolder(Path(out), settings, resume) if out is not None else None
+    if folder is not None and (folder.path / "last").exists():
+        state.load(folder.path / "last")
+    generator = torch.compile(state.generator) if run.compile else state.generator
+    batches = iter(training_loader(
+        settings.data, run.batch_size, run.seed, state.step * run.accumulate, rank, world, place.type == "cuda"
+    ))  # fmt: skip
+    held_out = validation_set(settings.data)
+    writes = folder is not None and rank == 0
+    if writes:
+        folder.start(state.step)
+    options = dict(clip=settings.optimizer.clip, precision=run.precision)
+    saved = state.step
+    with finish_step_when_interrupted() as interrupted:
+        while state.step < run.steps and not interrupted():
+            began = time.perf_counter()
+            learning_rate = set_learning_rates(state, settings.optimizer)
+            micro = [batch.to(place, run.channels_last) for batch in islice(batches, run.accumulate)]
+
+            terms = generator_step(
+                generator, state.discriminator, state.perceptual, state.generator_optimizer, micro, settings.loss,
+                scaler=state.scaler, **options,
+            )  # fmt: skip
+            if state.discriminator is not None:
+                terms |= discriminator_step(
+                    generator, state.discriminator, state.discriminator_optimizer, micro, settings.loss, **options
+                )
+            if state.average is not None:
+                state.average.update_parameters(state.generator)
+            state.step += 1
+
+            values = read_terms(terms, state, folder)
+            speed = world * run.accumulate * run.batch_size / (time.perf_counter() - began)
+            evaluation: dict[str, float] = {}
+            if state.step % run.evaluate_every == 0 or state.step == run.steps:
+                evaluation = evaluate_now(state.best_generator, held_out, place)
+                if writes and evaluation["hole_error"] < state.best_error:
+                    state.best_error = evaluation["hole_error"]
+                    state.save(folder.path / "best")
+            record = Record(state.step, values, learning_rate, speed, evaluation)
+            if writes:
+                folder.log(record)
+                if state.step % run.sample_every == 0 or state.step == run.steps:
+                    folder.save_samples(state.step, state.best_generator, held_out, place)
+                if state.step % run.save_every == 0 or state.step == run.steps:
+                    state.save(folder.path / "last")
+                    saved = state.step
+            try:
+                yield record
+            except GeneratorExit:  # the caller has seen enough
+                break
+    if writes and saved != state.step:
+        state.save(folder.path / "last")
+
+
+def join_processes(device: str | None) -> tuple[int, int, torch.device]:
+    """Rank, number of processes and device of this process; joins the group that ``torchrun`` has prepared, if any."""
+    cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1, torch.device(device or ("cuda" if cuda else "cpu"))
+    place = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(place)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return dist.get_rank(), dist.get_world_size(), place
+
+
+@contextmanager
+def finish_step_when_interrupted() -> Iterator[Any]:
+    """Ctrl+C and a polite kill ask for an end after the step at hand; a second Ctrl+C ends at once.
+
+    Yields a function that says whether an end was asked for. Outside the main thread signals stay as they are.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def set_learning_rates(state: TrainingState, optimizer: OptimizerSettings) -> float:
+    """Set both networks' learning rates for this step; return the generator's."""
+    factor = 1.0
+    if optimizer.schedule == "cosine":
+        progress = state.step / state.settings.run.steps
+        factor = (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2) * min(1, (state.step + 1) / WARM_UP)
+    pairs = [(state.generator_optimizer, optimizer.generator_lr)]
+    if state.discriminator_optimizer is not None:
+        pairs.append((state.discriminator_optimizer, optimizer.discriminator_lr))
+    for adam, rate in pairs:
+        for group in adam.param_groups:
+            group["lr"] = rate * factor
+    return optimizer.generator_lr * factor
+
+
+def read_terms(terms: dict[str, torch.Tensor], state: TrainingState, folder: "RunFolder | None") -> dict[str, float]:
+    """Bring a step's terms to the CPU in one transfer.
+
+    Raises:
+        UserError: one is not a finite number. (A gradient that overflows in float16 is no error: the scaler skips
+            that step and lowers its scale.)
+    """
+    values = dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist(), strict=True))
+    for name, value in values.items():
+        if not math.isfinite(value) and not (name == "grad_norm_generator" and state.scaler is not None):
+            kept = folder.checkpoints() if folder is not None else "none, since nothing is written"
+            raise UserError(f"step {state.step}: {name} is {value}; last good checkpoint: {kept}")
+    return values
+
+
+@torch.no_grad()
+def evaluate_now(generator: Generator, samples: list[EvaluationSample], device: torch.device) -> dict[str, float]:
+    """Mean error in the holes and gradient energy (generated over original), in evaluation mode."""
+    errors, energies = [], []
+    for batch, filled in _fill(generator, samples, device):
+        errors.append(hole_error(filled, batch.image, batch.mask))
+        energies.append(torch.stack([gradient_energy(x, batch.mask).sum() for x in (filled, batch.image)]))
+    generated, original = torch.stack(energies).sum(0).tolist()
+    return {"hole_error": torch.cat(errors).mean().item(), "gradient_energy": generated / max(original, 1e-9)}
+
+
+@torch.no_grad()
+def _fill(generator: Generator, samples: list[EvaluationSample], device: torch.device) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Batches of held-out samples and their composites, in evaluation mode."""
+    generator.eval()
+    try:
+        for start in range(0, len(samples), 8):
+            batch = collate([(s.image, s.mask) for s in samples[start : start + 8]]).to(device)
+            prediction = generator(generator_input(*batch))
+            yield batch, composite(prediction, *batch)
+    finally:
+        generator.train()
+
+
+class RunFolder:
+    """The folder of a run: ``settings.json``, ``log.csv``, ``samples/``, and the checkpoints ``last`` and ``best``."""
+
+    def __init__(self, path: Path, settings: Settings, resume: bool) -> None:
+        """Name a folder and check that nothing in it would be lost.
+
+        Raises:
+            UserError: it holds a run and ``resume`` is false, or a run of other settings.
+        """
+        self.path, self.settings = path, settings
+        self.tensorboard: Any = None
+        for name in ("last", "best"):
+            settle(path / name)
+        if (path / "settings.json").exists():
+            if not resume:
+                raise UserError(f"{path} already holds a run: add --resume to go on with it, or choose another --out")
+            before = from_dict(json.loads((path / "settings.json").read_text()))
+            if before.generator != settings.generator:
+                raise UserError(f"{path} was started with another generator: resume with its preset and settings")
+
+    def start(self, step: int) -> None:
+        """Write the settings, and drop log rows after ``step``: they belong to work that was lost and is done again."""
+        (self.path / "samples").mkdir(parents=True, exist_ok=True)
+        (self.path / "settings.json").write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
+        log = self.path / "log.csv"
+        if log.exists():
+            with log.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit() and int(row["step"]) <= step]
+            log.unlink()
+            for row in rows:
+                self._append(row)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=step + 1)
+        except ImportError:
+            pass
+
+    def log(self, record: Record) -> None:
+        """Add a row to ``log.csv``, and to TensorBoard where it is installed."""
+        values = {"learning_rate": record.learning_rate, "images_per_second": record.images_per_second}
+        values |= record.terms | {"hole_error": "", "gradient_energy": ""} | record.evaluation
+        self._append({"step": record.step} | values)
+        if self.tensorboard is not None:
+            for name, value in values.items():
+                if value != "":
+                    self.tensorboard.add_scalar(name, value, record.step)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        path = self.path / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def save_samples(self, step: int, generator: Generator, samples: list[EvaluationSample], device: torch.device) -> None:
+        """Write a sheet of held-out pictures: with their hole, filled, original."""
+        shown = samples[:8]
+        pictures: list[np.ndarray] = []
+        for batch, filled in _fill(generator, shown, device):
+            for sample, picture in zip(shown, filled, strict=True):
+                array = (picture.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
+                pictures += [overlay_mask(sample.image, sample.mask), array, sample.image]
+        save_sheet(self.path / "samples" / f"{step:07d}.jpg", pictures, 6, ["hole", "filled", "original"] * 2)
+
+    def checkpoints(self) -> str:
+        """What can be gone back to, for messages."""
+        kept = [str(self.path / name) for name in ("last", "best") if (self.path / name).exists()]
+        return " and ".join(kept) or "none yet"
