@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -118,7 +119,7 @@ def _residual_generator(state_dict: StateDict) -> tuple[ResidualGenerator, list[
 
 def _discriminator(state_dict: StateDict) -> tuple[Discriminator, list[tuple[str, str]]]:
     """A discriminator of the right shape, and its table of names."""
-    last = max(int(match[1]) for key in state_dict if (match := re.match(r"model(\d+)\.", key)))
+    last = max((int(match[1]) for key in state_dict if (match := re.match(r"model(\d+)\.", key))), default=0)
     discriminator = Discriminator(
         width=state_dict["model0.0.weight"].shape[0],
         layers=last - 1,
@@ -132,9 +133,8 @@ def _resnet(state_dict: StateDict) -> tuple[ResNetEncoder, list[tuple[str, str]]
     """A dilated ResNet encoder of the right shape, and its table of names."""
     blocks = []
     for stage in (1, 2, 3, 4):
-        blocks.append(
-            1 + max(int(match[1]) for key in state_dict if (match := re.match(rf"layer{stage}\.(\d+)\.", key)))
-        )
+        units = {match[1] for key in state_dict if (match := re.match(rf"layer{stage}\.(\d+)\.", key))}
+        blocks.append(len(units))
     encoder = ResNetEncoder(
         blocks=blocks,
         bottleneck="layer1.0.conv3.weight" in state_dict,
@@ -211,7 +211,9 @@ def load_reference(state_dict: StateDict, kind: str) -> Generator | Discriminato
         else:
             raise ValueError(f"unknown kind {kind!r}: use 'generator', 'discriminator' or 'perceptual'")
         _fill(network, _rename(state_dict, names, unused))
-    except (KeyError, IndexError) as error:
+    except IndexError as error:
+        raise ValueError(f"this is no {kind} of the authors' code") from error
+    except KeyError as error:
         raise ValueError(f"this is no {kind} of the authors' code: {error} is missing") from error
     return (PerceptualNetwork(network, batch_statistics=False) if kind == "perceptual" else network).eval()
 
@@ -235,8 +237,8 @@ def _fill(network: nn.Module, state_dict: dict[str, Tensor]) -> None:
     network.load_state_dict(own | state_dict)
 
 
-# Reading files. A checkpoint is a pickle, and a pickle is a program: what follows runs none of it but the few steps that
-# describe tensors, so that a file from anywhere can be opened. It reads torch.save's two formats and TorchScript
+# Reading files. A checkpoint is a pickle, and a pickle is a program: what follows runs none of it but the few steps
+# that describe tensors, so that a file from anywhere can be opened. It reads torch.save's two formats and TorchScript
 # archives by itself instead of through torch.load and torch.jit.load: torch.load's restricted mode refuses the
 # settings and callbacks in Lightning's files, its open mode executes them, and torch.jit.load is deprecated.
 
@@ -265,6 +267,7 @@ _BROKEN = (
     RuntimeError,
     TypeError,
     ValueError,
+    struct.error,
 )
 """What a damaged pickle, archive or description of a tensor raises."""
 
@@ -355,8 +358,11 @@ _KNOWN = {
 } | {(module, name): dtype for module in ("torch", "torch.cuda") for name, dtype in _DTYPES.items()}
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads what a checkpoint says of its tensors, and nothing else; no code outside this module is run."""
+class _Unpickler(pickle._Unpickler):
+    """Reads what a checkpoint says of its tensors, and nothing else; no code outside this module is run.
+
+    The base is the standard library's unpickler in Python: in the C one a single wrong byte may ask for gigabytes.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="utf-8", errors="replace")  # byte strings, from the time of Python 2
@@ -365,6 +371,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         """What the pickle's name stands for; every global of every opcode comes through here."""
         return _Module if module.split(".")[0] == "__torch__" else _KNOWN.get((module, name), _Inert)
+
+    def get_extension(self, code: int) -> None:
+        """A global by a registered number; ``copyreg`` would hand out what it has cached."""
+        self.append(_Inert)
 
     def persistent_load(self, pid: Any) -> object:
         """A storage; newer formats end its description with the length, the old one with the part that is used."""
@@ -447,7 +457,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
 
 
 def _read_legacy(path: Path) -> dict[str, Tensor]:
-    """torch.save's format before 1.6: five pickles (magic number, version, machine, contents, keys), then the storages."""
+    """torch.save's format before 1.6: pickles of a magic number, version, machine, contents and keys, then storages."""
     with path.open("rb") as file:
         if _Unpickler(file).load() != _LEGACY_MAGIC:
             raise UserError("is a pickle but no checkpoint of PyTorch; save network.state_dict() with torch.save")
@@ -457,9 +467,12 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
         entries = _entries(unpickler.load())
         starts = {}
         for key in _Unpickler(file).load():
-            length = int.from_bytes(file.read(8), "little")
+            storage = unpickler.storages[key]
+            if int.from_bytes(file.read(8), "little") != storage.length:
+                raise ValueError(f"storage {key} has another length than its description")
             starts[key] = file.tell()
-            file.seek(length * unpickler.storages[key].dtype.itemsize, os.SEEK_CUR)
+            if file.seek(storage.length * storage.dtype.itemsize, os.SEEK_CUR) > path.stat().st_size:
+                raise EOFError("it ends too early")
 
         def read(storage: _Storage) -> bytes:
             file.seek(starts[storage.key])
@@ -563,8 +576,8 @@ def _build(state_dict: StateDict, kind: str, name_or_path: str | Path) -> Genera
     published = PUBLISHED.get(name_or_path)
     if published and kind != "discriminator" and count_parameters(network) != published.parameters:
         raise UserError(
-            f"{name_or_path}: {fetch_weights(name_or_path)} holds another network, of {count_parameters(network)} numbers "
-            f"instead of {published.parameters}; delete it and fetch {published.url}"
+            f"the file of {name_or_path} holds another network ({count_parameters(network)} parameters instead of "
+            f"{published.parameters}); delete {fetch_weights(name_or_path)} and fetch {published.url}"
         )
     return network
 

@@ -100,7 +100,7 @@ def mean_colour(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 BASELINES: dict[str, Inpaint] = {
     "Telea": telea,
-    "Navier–Stokes": navier_stokes,
+    "Navier-Stokes": navier_stokes,
     "biharmonic": biharmonic,
     "mean colour": mean_colour,
 }

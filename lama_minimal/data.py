@@ -44,7 +44,7 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError
 def read_image(source: str | Path | Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """Read any picture as 8-bit RGB, turned upright as its EXIF data say; 8-bit lossless input comes out bit-exact.
 
-    16-bit grey is rounded to 8 bits; of 16-bit colour Pillow keeps the upper 8 bits (at most 1 less than rounding).
+    16-bit grey is rounded to 8 bits; of 16-bit colour Pillow keeps the upper 8 bits (at most 1 away).
     32-bit integers are read as 16-bit values, floats as 0…1, or as 0…255 or 0…65535 if they exceed that; not-a-number
     becomes black. CMYK is converted without a colour profile. Of an animation the first frame is taken.
 

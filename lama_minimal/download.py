@@ -185,14 +185,12 @@ def fetch_file(
 
 
 def _download_checked(url: str, destination: Path, checks: dict[str, Any], progress: bool) -> None:
-    """Download next to ``destination``, and give the file its name only when :func:`verify_file` found it right."""
+    """Download next to ``destination``, and give the file its name only when nothing is wrong with it."""
     part = _with_suffix(destination, ".part")
     _download(url, part, checks["size"], progress)
-    try:
-        verify_file(part, **checks)
-    except UserError as error:
+    if fault := _fault(part, **checks):
         _forget(part)
-        raise UserError(f"refused what {url} holds: {error}") from error
+        raise UserError(f"cannot use {url}: it {fault}")
     part.replace(destination)
     _forget(part)
 
@@ -218,23 +216,27 @@ def verify_file(
         UserError: the file is another one.
         OSError: it cannot be read, or the record not be written.
     """
+    if fault := _fault(path, size, sha256, md5, record or _with_suffix(path, ".sha256")):
+        raise UserError(f"{path} {fault}; delete it and fetch it again")
+
+
+def _fault(path: Path, size: int | None, sha256: str | None, md5: str | None, record: Path) -> str | None:
+    """What is wrong with a file; None = nothing, and ``record`` holds its digest from now on if it has to."""
     length = path.stat().st_size
     if size is not None and length != size:
-        raise UserError(f"{path} has {length} bytes instead of {size}; delete it and fetch it again")
-    published = {"md5": md5, "sha256": sha256}
-    for algorithm, digest in published.items():
-        if digest and not (found := _digest(path, algorithm)).startswith(digest.lower()):
-            expected = f"{algorithm.upper()} {found} instead of the published {digest}"
-            raise UserError(f"{path} has {expected}; delete it and fetch it again")
+        return f"has {length} bytes instead of {size}"
+    for algorithm, published in (("md5", md5), ("sha256", sha256)):
+        if published and not (found := _digest(path, algorithm)).startswith(published.lower()):
+            return f"has the {algorithm.upper()} {found} instead of the published {published}"
     if md5 or len(sha256 or "") == 64:
-        return
+        return None
     found = _digest(path, "sha256")
-    record = record or _with_suffix(path, ".sha256")
     if record.exists():
         if record.read_text().split()[:1] != [found]:
-            raise UserError(f"{path} is not the file seen first; delete {record} if you trust this one")
+            return f"is not the file seen first (if you trust this one, delete {record})"
     elif os.access(record.parent, os.W_OK):  # a cache that others keep for us may be read-only
         _write_text(record, f"{found}  {record.name.removesuffix('.sha256')}\n")  # the format of the sha256sum program
+    return None
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:

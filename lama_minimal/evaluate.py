@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,14 +20,24 @@ from tqdm import tqdm
 
 from lama_minimal import metrics, viz
 from lama_minimal.classical import BASELINES, Inpaint
+from lama_minimal.config import UserError
 from lama_minimal.data import EvaluationSample, evaluation_set
 from lama_minimal.inference import Inpainter
 from lama_minimal.masks import draw_mask, mask_area, recipe_for
 from lama_minimal.metrics import Interval
 from lama_minimal.scenes import STRUCTURED
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
 """Level, resamples and seed of every bootstrap interval of a report."""
+
+LEAST_SIZE = 16
+"""The smallest pictures that :func:`evaluate_model` takes, pixels."""
+
+LEAST_IN_CHART = 5
+"""Pictures that a bin of area needs for bars of its own."""
 
 Scores = dict[str, dict[str, np.ndarray]]
 """method → measure → one row for each picture."""
@@ -90,7 +100,7 @@ class Condition:
         return {
             "all": {"all": np.ones(len(classes), bool)},
             "families": {name: members for name, members in families.items() if members.any()},
-            "areas": {name: areas == name for name in sorted(set(areas), key=lambda name: int(name.split("–")[0]))},
+            "areas": {name: areas == name for name in sorted(set(areas))},
             "classes": {name: classes == name for name in sorted(set(classes) - {""})},
         }
 
@@ -131,9 +141,9 @@ class Condition:
 
 
 def _area_bin(mask: np.ndarray) -> str:
-    """The bin of a mask's area, such as "10–20%"; the lower end belongs to it."""
+    """The bin of a mask's area, such as "10-20%"; the lower end belongs to it."""
     tenth = min(9, 10 * int(mask.sum()) // mask.size)
-    return f"{10 * tenth}–{10 * tenth + 10}%"
+    return f"{10 * tenth}-{10 * tenth + 10}%"
 
 
 def _verdict(difference: Interval) -> str:
@@ -191,13 +201,30 @@ class Report:
         return "\n\n".join(_condition_table(name, condition) for name, condition in self.conditions.items())
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``report.json`` and ``report.png`` into a folder, which is made when it is missing; return it."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write ``report.json`` and ``report.png`` into a folder, which is made when it is missing; return it.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        folder = _made(folder)
         text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
         report_figure(self).savefig(folder / "report.png")
         return folder
+
+
+def _made(folder: str | Path) -> Path:
+    """The folder, made when it is missing.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write a report into {folder} ({error.strerror}): choose another --out") from error
+    return folder
 
 
 def _condition_json(condition: Condition) -> dict[str, Any]:
@@ -256,15 +283,17 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _cell(interval: Interval, decimals: int) -> str:
     """A value and half its interval's width, or a dash."""
     if np.isnan(interval.value):
-        return "–"
+        return "-"
     return f"{interval.value:.{decimals}f} ±{(interval.high - interval.low) / 2:.{decimals}f}"
 
 
 def _condition_table(name: str, condition: Condition) -> str:
     """One condition as text: all measures, the hole error by group, and whom the first method beats."""
     first, *others = condition.scores
-    arrows = {"lower": "↓", "higher": "↑", "close to 1": "→1"}
-    overall = [["", *(f"{measure.label} {arrows[measure.better]}" for measure in MEASURES.values())]]
+    overall = [
+        ["", *(measure.label for measure in MEASURES.values())],
+        ["better is", *(measure.better for measure in MEASURES.values())],
+    ]
     for method, measured in condition.summary["all"]["all"].items():
         overall.append([method, *(_cell(measured[key], MEASURES[key].decimals) for key in MEASURES)])
     groups = [["hole error of", "pictures", *condition.scores]]
@@ -289,19 +318,21 @@ def _condition_table(name: str, condition: Condition) -> str:
 # ------------------------------------------------------------------------------------------------------- picture
 
 
-def report_figure(report: Report) -> Any:
+def report_figure(report: Report) -> "Figure":
     """The report as a matplotlib figure: some pictures with every method's filling, and the hole errors as bars.
 
-    Column titles carry the mean hole error of every condition, in the order of the conditions.
+    Titles of columns carry the mean hole error of every condition, in the order of the conditions.
     """
     names = list(report.conditions)
     most = [5] if len(names) == 1 else [4] + [2] * (len(names) - 1)
-    rows, row_titles = [], []
+    rows, row_titles, seen = [], [], set()
     for (name, condition), count in zip(report.conditions.items(), most, strict=True):
-        for sample, fillings in condition.shown[:count]:
-            masked = viz.overlay_mask(sample.image, sample.mask, opacity=0.85)
+        # A further condition shows other scenes than those before it, as long as there are any.
+        for sample, fillings in sorted(condition.shown, key=lambda shown: _kind(shown.sample) in seen)[:count]:
+            masked = viz.overlay_mask(sample.image, sample.mask, opacity=1)
             rows.append([sample.image, masked, *fillings.values()])
-            row_titles.append(f"{sample.scene_class or sample.name} · {name}")
+            row_titles.append(f"{_short(_kind(sample))} · {name}")
+            seen.add(_kind(sample))
     titles = ["original", "to be filled"]
     for method in report.methods:
         errors = [
@@ -309,25 +340,36 @@ def report_figure(report: Report) -> Any:
         ]
         titles.append(f"{method}\n" + " | ".join(f"{error:.3f}" for error in errors))
     charts = {
-        f"Mean absolute error inside the hole, {name} ({len(condition.samples)} pictures)": _chart(condition)
-        for name, condition in report.conditions.items()
+        f"{name}, {len(condition.samples)} pictures": _chart(condition) for name, condition in report.conditions.items()
     }
     colours = viz.method_colours(report.methods)
-    title = f"{report.methods[0]} beside the classical methods"
+    title = f"Mean absolute error inside the hole, {' | '.join(names)}"
     return viz.comparison_figure(rows, titles, row_titles, charts, colours, title)
 
 
+def _kind(sample: EvaluationSample) -> str:
+    """The class of a scene, the name of a photograph."""
+    return sample.scene_class or sample.name
+
+
+def _short(name: str, most: int = 20) -> str:
+    """The end of a long name, such as a file's in a folder of folders."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
 def _chart(condition: Condition) -> dict[str, dict[str, Interval]]:
-    """Hole errors for a bar chart: all pictures and the families of scenes, or the bins of area without scenes."""
+    """Hole errors as bars: all pictures and the families of scenes, or without scenes the larger bins of area."""
     kind = "families" if condition.summary["families"] else "areas"
     groups = condition.summary["all"] | condition.summary[kind]
+    members = condition.groups["all"] | condition.groups[kind]
     return {
         name: {method: measured["hole_error"] for method, measured in by_method.items()}
         for name, by_method in groups.items()
+        if name == "all" or members[name].sum() >= LEAST_IN_CHART
     }
 
 
-def _choose(samples: Sequence[EvaluationSample], most: int = 5) -> list[int]:
+def _choose(samples: Sequence[EvaluationSample], most: int = 8) -> list[int]:
     """Which pictures to show: a class of scene once, structured and free ones in turn, holes not too small to see.
 
     The choice depends on what was asked, never on how well it was answered.
@@ -335,7 +377,7 @@ def _choose(samples: Sequence[EvaluationSample], most: int = 5) -> list[int]:
     large = [index for index, sample in enumerate(samples) if mask_area(sample.mask) >= 0.15]
     by_family: dict[bool, dict[str, int]] = {True: {}, False: {}}
     for index in [*large, *range(len(samples))]:
-        name = samples[index].scene_class or samples[index].name
+        name = _kind(samples[index])
         by_family[name in STRUCTURED].setdefault(name, index)
     structured, free = (list(by_family[family].values()) for family in (True, False))
     mixed = []
@@ -419,6 +461,14 @@ def evaluate(
     return Report({"interval_level": LEVEL, "bootstrap_resamples": RESAMPLES, "bootstrap_seed": SEED}, found)
 
 
+def _network(model: str) -> tuple[str, Inpaint]:
+    """A short label for a model, without the folders it lies in, and the model as a method."""
+    inpainter = Inpainter.load(model)
+    path = Path(model).resolve()
+    label = f"{path.parent.name}/{path.name}" if path.name in ("best", "last") else path.name
+    return label, lambda image, mask: inpainter(image, mask, strategy="whole")
+
+
 def evaluate_model(
     model: str,
     data: str | None = None,
@@ -447,27 +497,20 @@ def evaluate_model(
         The report.
 
     Raises:
-        UserError: a model, folder or recipe that does not exist.
+        UserError: a model, folder or recipe that does not exist, or no pictures or too small ones asked for.
     """
-    inpainter = Inpainter.load(model)
-    label = Path(model).stem if "/" in model or "." in model else model
-    methods: dict[str, Inpaint] = {
-        label: lambda image, mask: inpainter(image, mask, strategy="whole"),
-        **BASELINES,
-    }
-    samples = [sample for size in sizes for sample in evaluation_set(data, count, size, masks, seed)]
+    if count < 1 or not sizes or min(sizes) < LEAST_SIZE:
+        raise UserError(f"ask for at least one picture of at least {LEAST_SIZE} pixels, not {count} of {tuple(sizes)}")
+    if out is not None:
+        _made(out)  # before the work, not after it
+    label, network = _network(model)
+    methods = {label: network, **BASELINES}
+    samples = [sample for size in dict.fromkeys(sizes) for sample in evaluation_set(data, count, size, masks, seed)]
     report = evaluate(methods, samples, progress)
     if with_photographs:
         report |= evaluate(methods, photographs(max(sizes)), progress, "photographs")
-    report.settings = {
-        "model": label,
-        "data": data or "held-out built-in scenes",
-        "masks": masks,
-        "sizes": list(sizes),
-        "count": count,
-        "seed": seed,
-        **report.settings,
-    }
+    asked = {"model": label, "data": data or "held-out built-in scenes", "masks": masks, "sizes": list(sizes)}
+    report.settings = asked | {"count": count, "seed": seed} | report.settings
     if out is not None:
         report.save(out)
     return report
@@ -480,8 +523,8 @@ PHOTOGRAPHS: dict[str, tuple[Callable[[], np.ndarray], int]] = {
     "cat": (skimage.data.chelsea, 2),
     "coffee": (skimage.data.coffee, 3),
     "rocket": (skimage.data.rocket, 4),
-    "bricks": (skimage.data.brick, 5),
-    "gravel": (skimage.data.gravel, 6),
+    "bricks": (skimage.data.brick, 12),
+    "gravel": (skimage.data.gravel, 7),
 }
 """Photographs inside scikit-image's wheel, which need no download, and the seed of each one's mask."""
 

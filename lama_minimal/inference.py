@@ -83,13 +83,10 @@ def _check_array(pixels: np.ndarray, what: str, dtypes: tuple[type, ...]) -> np.
 
 
 def _decoded(source: Source, what: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """As :func:`~lama_minimal.data.read_image`, for files and PIL images."""
+    """As :func:`~lama_minimal.data.read_image`, which see for what it raises."""
     if not isinstance(source, str | Path | Image.Image):
         raise UserError(f"expected the {what} as a path, a PIL image or a NumPy array, got {type(source).__name__}")
-    try:
-        return read_image(source)
-    except OSError as error:  # a PIL image reads its file late
-        raise UserError(f"the {what} cannot be read ({error}); save or copy it again") from error
+    return read_image(source)
 
 
 def _read_picture(source: Source) -> tuple[np.ndarray, np.ndarray | None]:
@@ -462,18 +459,21 @@ class FolderPlan:
 
 
 def _pictures(folder: Path, out: Path) -> list[Path]:
-    """All pictures in ``folder`` and its subfolders, without those in ``out``.
+    """All pictures in ``folder`` and its subfolders, without those in ``out`` where that is one of these.
 
     Raises:
         UserError: no such folder, no picture, or ``out`` is ``folder`` itself or a file.
     """
-    if out.resolve() == folder.resolve() or (out.exists() and not out.is_dir()):
+    place = out.resolve()
+    if place == folder.resolve() or (out.exists() and not out.is_dir()):
         raise UserError(f"results are named after the masks and need a folder of their own: {out} is not one")
     try:
-        found, out = find_images(folder), out.resolve()
+        found = find_images(folder)
     except UserError as error:
         raise UserError(f"{error}; {NAMING}") from None
-    return [path for path in found if out not in (path.parent.resolve(), *path.parent.resolve().parents)]
+    if not place.is_relative_to(folder.resolve()):
+        return found
+    return [path for path in found if not path.parent.resolve().is_relative_to(place)]
 
 
 def plan_folder(folder: str | Path, out: str | Path) -> FolderPlan:

@@ -109,7 +109,9 @@ def gradient_energy_ratio(composite: Tensor, image: Tensor, mask: Tensor) -> Ten
 def ssim(composite: Tensor, image: Tensor) -> Tensor:
     """Structural similarity of whole pictures, 11×11 Gaussian window with σ = 1.5 (Wang et al. 2004; torchmetrics).
 
-    Pictures smaller than the window are first extended to it by repeating their border.
+    The mean is over windows that lie wholly inside the picture, as in Wang's code and scikit-image; torchmetrics alone
+    also counts windows over a mirrored border. Pictures smaller than the window are first extended to it by repeating
+    their last row and column.
 
     Args:
         composite: (B, 3, H, W) in [0, 1].
@@ -122,8 +124,11 @@ def ssim(composite: Tensor, image: Tensor) -> Tensor:
     missing = (0, max(0, SSIM_WINDOW - width), 0, max(0, SSIM_WINDOW - height))
     if any(missing):
         composite, image = (F.pad(x, missing, mode="replicate") for x in (composite, image))
-    values = structural_similarity_index_measure(composite, image, sigma=1.5, data_range=1.0, reduction="none")
-    return values.reshape(-1)
+    _, everywhere = structural_similarity_index_measure(
+        composite, image, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+    )  # (B, 3, H, W)
+    reach = SSIM_WINDOW // 2
+    return everywhere[..., reach:-reach, reach:-reach].mean(dim=(1, 2, 3))
 
 
 def psnr(composite: Tensor, image: Tensor) -> Tensor:
@@ -172,7 +177,8 @@ def bootstrap_interval(
     """A statistic of a sample and its percentile bootstrap interval (Efron 1979).
 
     The pictures are drawn again with replacement, ``resamples`` times; the interval holds the middle ``level`` of the
-    statistics. With few pictures it is too narrow (at 10, about 0.90 instead of 0.95), and with one it has no width.
+    statistics. With few pictures it is too narrow (simulated for normal values at level 0.95, it holds the true mean
+    0.94 of the time with 48, 0.90 with 10 and 0.83 with 5), and with one it has no width.
 
     Args:
         values: (N,), or (N, K) for a statistic of several numbers for each picture; rows with a NaN are left out.

@@ -1,7 +1,7 @@
 """Pictures of pictures: one palette and one mask colour for samples, reports and chapters.
 
-Pictures are 8-bit arrays (H, W, 3). Matplotlib is imported where it is needed, so that a training run never loads it,
-and figures are built without pyplot, which keeps no global state and needs no screen.
+Pictures are 8-bit arrays (H, W, 3). Sheets of samples need no Matplotlib; it is imported where a figure is drawn, and
+figures are built without pyplot, which leaves no global state behind and needs no screen.
 """
 
 from __future__ import annotations
@@ -84,7 +84,6 @@ def grid(
     titles: Sequence[str] = (),
     side: int | None = None,
     gap: int = 4,
-    background: int = 255,
 ) -> np.ndarray:
     """Pictures in rows, one picture.
 
@@ -93,8 +92,7 @@ def grid(
         columns: pictures in a row.
         titles: written above the columns; none by default.
         side: longer side to which every picture is brought (:func:`enlarge`), pixels; None = as they are.
-        gap: between pictures and around them, pixels.
-        background: grey level of the gaps, 0 to 255.
+        gap: between pictures and around them, white, pixels.
 
     Returns:
         (H', W', 3) uint8.
@@ -111,7 +109,7 @@ def grid(
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     rows = -(-len(images) // columns)
     head = 16 if titles else 0
-    sheet = np.full((head + gap + rows * (height + gap), gap + columns * (width + gap), 3), background, np.uint8)
+    sheet = np.full((head + gap + rows * (height + gap), gap + columns * (width + gap), 3), 255, np.uint8)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         top = head + gap + row * (height + gap) + (height - image.shape[0]) // 2
@@ -123,12 +121,11 @@ def grid(
 
 
 def _write_titles(sheet: np.ndarray, titles: Sequence[str], lefts: Sequence[int]) -> None:
-    """Write the columns' titles into the head of the sheet, black or white, whichever the background lets one read."""
+    """Write the columns' titles into the head of the sheet."""
     picture = Image.fromarray(sheet)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
-    ink = (0, 0, 0) if sheet[0, 0, 0] > 127 else (255, 255, 255)
     for title, left in zip(titles, lefts, strict=False):
-        draw.text((left, 3), title, fill=ink, font=font)
+        draw.text((left, 3), title, fill=(0, 0, 0), font=font)
     sheet[:] = np.asarray(picture)
 
 
@@ -176,7 +173,6 @@ def style() -> dict[str, Any]:
         "axes.titlesize": 10,
         "axes.labelsize": 9,
         "axes.titlelocation": "left",
-        "axes.grid.axis": "y",
         "grid.color": "#e6e6e6",
         "image.interpolation": "nearest",
         "font.size": 9,
@@ -213,7 +209,9 @@ def draw_bars(axes: Axes, groups: Mapping[str, Mapping[str, Triple]], colours: M
         axes.errorbar(x, value, around, fmt="none", ecolor=PALETTE["black"], elinewidth=1, capsize=2)
     axes.set_xticks(range(len(groups)), list(groups))
     axes.tick_params(axis="x", length=0)
-    axes.grid(True)
+    margin = 0.6 if len(groups) > 1 else 1.2  # bars of one group alone would be very broad
+    axes.set_xlim(-margin, len(groups) - 1 + margin)
+    axes.grid(True, axis="y")
 
 
 def comparison_figure(

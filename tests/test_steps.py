@@ -1,0 +1,210 @@
+"""Both halves of a training step: what they change, what they leave alone, and that they learn."""
+
+import copy
+from dataclasses import fields, replace
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from reference import hole, image
+
+from lama_minimal import losses
+from lama_minimal.config import LossSettings
+from lama_minimal.data import Batch
+from lama_minimal.models import Discriminator, FourierGenerator, ResidualGenerator, generator_input
+from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder
+from lama_minimal.steps import discriminator_step, generator_step
+
+ALL = LossSettings(l1_hole=1.0)
+NONE = replace(ALL, **{f.name: 0.0 for f in fields(LossSettings) if f.name != "mask_target"})
+
+
+def batch(seed=0, count=2, size=32):
+    return Batch(image(seed, count, size, size), hole(seed, count, size, size))
+
+
+def networks(seed=0):
+    torch.manual_seed(seed)
+    generator = FourierGenerator(width=8, blocks=1, downsamplings=2)
+    encoder = ResNetEncoder((1, 1, 1, 1), bottleneck=False, width=8, stem_channels=(8, 8, 8))
+    return generator, Discriminator(width=8, layers=2), PerceptualNetwork(encoder)
+
+
+def adam(network, rate=1e-3):
+    return torch.optim.Adam(network.parameters(), lr=rate)
+
+
+def snapshot(network):
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+def changed(network, before):
+    return [name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])]
+
+
+def test_generator_step_leaves_the_discriminator_alone():
+    generator, discriminator, perceptual = networks()
+    before = [snapshot(network) for network in (generator, discriminator, perceptual)]
+    statistics = copy.deepcopy(dict(perceptual.named_buffers()))
+    generator_step(generator, discriminator, perceptual, adam(generator), [batch()], ALL)
+    assert len(changed(generator, before[0])) == len(before[0])
+    assert not changed(discriminator, before[1])
+    assert all(p.grad is None and p.requires_grad for p in discriminator.parameters())
+    assert not changed(perceptual, before[2])
+    for name, buffer in perceptual.named_buffers():  # running statistics of the judge stay as well
+        assert torch.equal(buffer, statistics[name]) or name.endswith("num_batches_tracked")
+
+
+def test_discriminator_step_leaves_the_generator_alone():
+    generator, discriminator, _ = networks()
+    before = [snapshot(network) for network in (generator, discriminator)]
+    discriminator_step(generator, discriminator, adam(discriminator), [batch()], ALL)
+    assert not changed(generator, before[0])
+    assert all(p.grad is None for p in generator.parameters())
+    assert len(changed(discriminator, before[1])) == len(before[1])
+
+
+@pytest.mark.parametrize("term", ["l1_known", "l1_hole", "adversarial", "feature_matching", "perceptual"])
+def test_every_generator_term_reaches_every_layer(term):
+    generator, discriminator, perceptual = networks()
+    uses = term in ("adversarial", "feature_matching")
+    optimizer = torch.optim.SGD(generator.parameters(), lr=0.0)
+    weights = replace(NONE, **{term: 1.0})
+    generator_step(
+        generator, discriminator if uses else None, perceptual if term == "perceptual" else None,
+        optimizer, [batch()], weights, clip=float("inf"),
+    )  # fmt: skip
+    without = [
+        name for name, parameter in generator.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
+    # Nothing can reach a bias whose effect the following BatchNorm takes out again, beyond rounding.
+    assert not [name for name in without if not name.endswith(".0.bias")]
+
+
+def test_r1_penalty_has_a_gradient_and_the_right_value():
+    """For a linear discriminator D(x) = <w, x> the penalty is ‖w‖², and its gradient 2w."""
+    torch.manual_seed(0)
+    w = torch.randn(3, 8, 8, requires_grad=True)
+    x = torch.rand(4, 3, 8, 8, requires_grad=True)
+    penalty = losses.r1_penalty((x * w).sum(dim=(1, 2, 3)), x)
+    penalty.backward()
+    assert penalty.item() == pytest.approx(w.square().sum().item(), rel=1e-5)
+    assert torch.allclose(w.grad, 2 * w, rtol=1e-4)
+
+
+def test_overfits_one_batch():
+    """One batch, all losses: the error in the hole falls to a fraction of filling with the mean colour."""
+    generator, discriminator, perceptual = networks(1)
+    x, m = one = batch(5)
+    weights = replace(ALL, l1_hole=10.0)
+    optimizers = adam(generator, 5e-3), adam(discriminator, 1e-4)
+
+    def error():
+        prediction = generator(generator_input(x, m))
+        return (((prediction - x).abs() * m).sum() / (3 * m.sum())).item()
+
+    mean_colour = ((x * (1 - m)).sum((2, 3), keepdim=True) / (1 - m).sum((2, 3), keepdim=True)).expand_as(x)
+    baseline = (((mean_colour - x).abs() * m).sum() / (3 * m.sum())).item()
+    for _ in range(150):
+        generator_step(generator, discriminator, perceptual, optimizers[0], [one], weights)
+        discriminator_step(generator, discriminator, optimizers[1], [one], weights)
+    assert error() < 0.4 * baseline
+
+
+def test_two_micro_batches_average_their_gradients():
+    """With BatchNorm in evaluation mode samples do not meet, so that two halves equal the whole."""
+    generators = []
+    whole = batch(3, count=4)
+    halves = [Batch(*(part[:2] for part in whole)), Batch(*(part[2:] for part in whole))]
+    for batches in ([whole], halves):
+        generator, discriminator, perceptual = (network.eval() for network in networks(2))
+        perceptual.batch_statistics = False
+        optimizer = torch.optim.SGD(generator.parameters(), lr=0.01)
+        perceptual.train()
+        generator_step(generator, discriminator, perceptual, optimizer, batches, ALL)
+        generators.append(snapshot(generator))
+    for name, weight in generators[0].items():
+        assert torch.allclose(weight, generators[1][name], atol=1e-6), name
+
+
+def test_mask_targets():
+    """One missing pixel: the nearest-neighbour target may overlook it, any overlap may not."""
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[0, 0, 13, 37] = 1
+    nearest = losses.fake_target(mask, (9, 9), "nearest")
+    overlapping = losses.fake_target(mask, (9, 9), "any-overlap")
+    assert nearest.sum() == 0
+    assert overlapping[0, 0, 13 * 9 // 64, 37 * 9 // 64] == 1
+    assert 1 <= overlapping.sum() <= 4  # cells overlap by a pixel
+
+
+def test_discriminator_loss_prefers_the_truth():
+    """Right answers (real: real; hole: fake; known: real) cost nothing, and each wrong one costs."""
+    fake = torch.tensor([[[[0.0, 1.0]]]])
+    sure = 20.0
+    right_real, right_fake = torch.tensor([[[[sure, sure]]]]), torch.tensor([[[[sure, -sure]]]])
+    assert losses.adversarial_discriminator(right_real, right_fake, fake) < 1e-6
+    assert losses.adversarial_discriminator(-right_real, right_fake, fake) > 10
+    assert losses.adversarial_discriminator(right_real, -right_fake, fake) > 10
+    assert losses.adversarial_generator(torch.tensor([-sure])) > 10 > losses.adversarial_generator(torch.tensor([sure]))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_stays_close_to_float32(precision):
+    terms = {}
+    for name in ("float32", precision):
+        generator, discriminator, perceptual = networks(4)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8) if name == "float16" else None
+        options = dict(precision=name)
+        terms[name] = generator_step(
+            generator, discriminator, perceptual, adam(generator), [batch(1)], ALL, scaler=scaler, **options
+        ) | discriminator_step(generator, discriminator, adam(discriminator), [batch(1)], ALL, **options)
+    for name, value in terms["float32"].items():
+        assert terms[precision][name].item() == pytest.approx(value.item(), rel=0.15), name
+
+
+def test_a_dilated_generator_trains_too():
+    torch.manual_seed(0)
+    generator = ResidualGenerator(width=8, blocks=1, downsamplings=2, dilations=(1, 2))
+    before = snapshot(generator)
+    generator_step(generator, None, None, adam(generator), [batch()], replace(NONE, l1_known=1.0))
+    assert changed(generator, before)
+
+
+def _train_two_steps(rank, world, file, results):
+    """Two steps of both networks: each process on its share of four samples, BatchNorm on its own share."""
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+    generator, discriminator, perceptual = networks(7)
+    optimizers = adam(generator), adam(discriminator)
+    for step in range(2):
+        halves = [batch(10 * step), batch(10 * step + 1)]
+        mine = halves if world == 1 else [halves[rank]]
+        generator_step(generator, discriminator, perceptual, optimizers[0], mine, ALL)
+        discriminator_step(generator, discriminator, optimizers[1], mine, ALL)
+    results[rank] = {name: value.numpy() for name, value in (snapshot(generator) | snapshot(discriminator)).items()}
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
+    """Gradients are averaged between processes; BatchNorm sees each process's own images, as in the original.
+
+    One process that takes the two halves as micro-batches therefore does the same, to rounding.
+    """
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_train_two_steps, (2, tmp_path / "group", results), nprocs=2)
+        both = {rank: dict(results[rank]) for rank in (0, 1)}
+        _train_two_steps(0, 1, None, results)
+        alone = dict(results[0])
+    start = {name: value.numpy() for network in networks(7)[:2] for name, value in snapshot(network).items()}
+    for name, value in alone.items():
+        assert (both[0][name] == both[1][name]).all(), name
+        # Adam moves every weight by about its learning rate, so equality is judged against that stride. A bias before
+        # a BatchNorm has no gradient but rounding noise, which Adam turns into strides of random sign.
+        if not name.endswith(".0.bias"):
+            stride = abs(value - start[name]).max()
+            assert abs(both[0][name] - value).max() < 0.02 * stride + 1e-7, name
