@@ -1,7 +1,8 @@
 """Checkpoints: one object owns all that a training run needs to go on, and is written so that nothing is ever lost.
 
 A checkpoint is a folder: ``generator.safetensors`` (what ``--model`` takes) with its architecture in
-``generator.json``, ``training.safetensors`` (the rest that resuming needs) and ``state.json`` (step, settings, digests).
+``generator.json``, ``training.safetensors`` (the rest that resuming needs) and ``state.json`` (step, settings,
+digests).
 Weights are plain arrays: nothing that is read here can run code.
 """
 
@@ -291,7 +292,9 @@ def _read_generator(folder: Path) -> Generator:
     description = _read_json(folder / ARCHITECTURE)
     weights = _read_tensors(folder / GENERATOR)
     if description.get("sha256") != _digest(folder / GENERATOR):
-        raise UserError(f"{folder / GENERATOR} is not the file that {ARCHITECTURE} beside it describes: copy both again")
+        raise UserError(
+            f"{folder / GENERATOR} is not the file that {ARCHITECTURE} beside it describes: copy both again"
+        )
     generator = build_generator(**asdict(from_dict(description["generator"], GeneratorSettings)))
     try:
         generator.load_state_dict({name: weight.float() for name, weight in weights.items()})  # may be half on disk

@@ -5,7 +5,7 @@ Errors that a user can cause end with one line and exit code 2.
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +33,7 @@ class Train:
     """Go on from the `last` checkpoint of this folder, with its settings."""
     device: str | None = None
     """Where to compute, such as cpu or cuda:1; None = a GPU if there is one."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = Settings()
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
     """All settings of the preset."""
 
 
@@ -164,7 +164,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 def _usage() -> str:
     """What there is, a line each."""
     lines = [f"  {name:9} {kind.__doc__}" for name, (kind, _) in COMMANDS.items()]
-    return "\n".join(["usage: lama-minimal COMMAND …", "", *lines, "", "lama-minimal COMMAND --help explains the rest."])
+    return "\n".join(
+        ["usage: lama-minimal COMMAND …", "", *lines, "", "lama-minimal COMMAND --help explains the rest."]
+    )
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

@@ -49,7 +49,7 @@ class PerceptualSettings:
     """The frozen network of the perceptual loss."""
 
     network: str = "ade20k"
-    """"scenes-segmentation" (ships with the package), "ade20k" (the paper's ResNet50, downloaded), or a file of weights."""
+    """scenes-segmentation (ships with the package), ade20k (the paper's ResNet50, downloaded), vgg19, or a file."""
     batch_statistics: bool = True
     """BatchNorm uses the batch's statistics (as the paper's training did) instead of its running ones."""
 

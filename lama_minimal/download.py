@@ -173,7 +173,7 @@ def fetch_file(
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"cannot download {url}: give an http or https address")
     destination = Path(destination)
-    checks = dict(size=size, sha256=sha256, md5=md5, record=_with_suffix(destination, ".sha256"))
+    checks = dict(size=size, sha256=sha256, md5=md5)
     with _storing(destination):
         if not destination.exists():
             with _lock(destination):
@@ -188,35 +188,27 @@ def _download_checked(url: str, destination: Path, checks: dict[str, Any], progr
     """Download next to ``destination``, and give the file its name only when nothing is wrong with it."""
     part = _with_suffix(destination, ".part")
     _download(url, part, checks["size"], progress)
-    if fault := _fault(part, **checks):
+    if fault := _fault(part, **checks, record=_with_suffix(destination, ".sha256")):
         _forget(part)
         raise UserError(f"cannot use {url}: it {fault}")
     part.replace(destination)
     _forget(part)
 
 
-def verify_file(
-    path: Path,
-    *,
-    size: int | None = None,
-    sha256: str | None = None,
-    md5: str | None = None,
-    record: Path | None = None,
-) -> None:
-    """Hold a file against its published length and digests, or against the digest seen first.
+def verify_file(path: Path, *, size: int | None = None, sha256: str | None = None, md5: str | None = None) -> None:
+    """Hold a file against its published length and digests, or against the digest seen first (``<path>.sha256``).
 
     Args:
         path: the file.
         size: published length in bytes; None = unknown.
         sha256: published SHA-256 or its beginning; None = unknown.
         md5: published MD5; None = unknown.
-        record: where the SHA-256 seen first is kept if no full digest is published; None = ``<path>.sha256``.
 
     Raises:
         UserError: the file is another one.
         OSError: it cannot be read, or the record not be written.
     """
-    if fault := _fault(path, size, sha256, md5, record or _with_suffix(path, ".sha256")):
+    if fault := _fault(path, size, sha256, md5, _with_suffix(path, ".sha256")):
         raise UserError(f"{path} {fault}; delete it and fetch it again")
 
 
@@ -486,7 +478,11 @@ def _fetch_folder(weights: PublishedWeights, archive: Path) -> Path:
         with _storing(folder), _lock(folder):
             if not folder.exists():  # another process may have been faster
                 fetch_file(weights.url, archive, sha256=weights.sha256, md5=weights.md5)
-                unzip(archive, folder, limit=4 << 30, top=weights.folder)
+                try:
+                    unzip(archive, folder, limit=4 << 30, top=weights.folder)
+                except UserError:
+                    _with_suffix(archive, ".sha256").unlink(missing_ok=True)  # not a digest to hold others against
+                    raise
                 archive.unlink()
     with _storing(checkpoint):
         if not checkpoint.is_file():

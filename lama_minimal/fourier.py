@@ -147,7 +147,7 @@ class FFC(nn.Module):
         (local_in, global_in), (local_out, global_out) = in_channels, out_channels
         spectral = bool(global_in and global_out)
         if spectral and stride != 1:
-            raise ValueError("the global-to-global path keeps the size: use stride 1 where both sides have a global part")
+            raise ValueError("the global-to-global path keeps the size: use stride 1 where both sides have it")
         self.local_to_local = _conv(local_in, local_out, kernel_size, stride)
         self.local_to_global = _conv(local_in, global_out, kernel_size, stride)
         self.global_to_local = _conv(global_in, local_out, kernel_size, stride)

@@ -14,7 +14,7 @@ import numpy as np
 from lama_minimal.config import UserError
 
 DIRECTIONS = 0.01 + np.arange(4)
-"""Angles of a stroke's segments, radians: the reference draws four, about 57° apart, mirrored on every second stroke."""
+"""Angles of a stroke's segments, radians: four, about 57° apart, mirrored on every second stroke."""
 
 BASE_SIZE = 256
 """Recipes without a size in their name are stated for pictures of this side, pixels."""

@@ -8,6 +8,7 @@ Shape letters: B batch, H × W pixels, multiples of ``2 ** downsamplings``.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,14 @@ class ConvBlock(nn.Sequential):
     """Convolution that keeps (or, with stride 2, halves) the size, BatchNorm, ReLU."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, *, bias: bool, padding_mode: str
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        *,
+        bias: bool,
+        padding_mode: str,
     ) -> None:
         """Build the block; ``padding_mode`` as in :class:`torch.nn.Conv2d`."""
         super().__init__(
@@ -50,7 +58,7 @@ class Decoder(nn.Sequential):
     def __init__(self, channels: Sequence[int]) -> None:
         """Build the decoder; ``channels`` from the trunk outwards, for example (512, 256, 128, 64)."""
         layers: list[nn.Module] = []
-        for wide, narrow in zip(channels[:-1], channels[1:], strict=True):
+        for wide, narrow in pairwise(channels):
             up = nn.ConvTranspose2d(wide, narrow, kernel_size=3, stride=2, padding=1, output_padding=1)
             layers += [nn.Sequential(up, nn.BatchNorm2d(narrow), nn.ReLU())]
         super().__init__(*layers, nn.Conv2d(channels[-1], 3, kernel_size=7, padding=3, padding_mode="reflect"))
@@ -90,7 +98,7 @@ class FourierGenerator(nn.Module):
         style = dict(bias=False, padding_mode="reflect")
         self.encoder = nn.Sequential(
             ConvBlock(4, width, kernel_size=7, **style),
-            *(ConvBlock(*pair, stride=2, **style) for pair in zip(channels[:-2], channels[1:-1], strict=True)),
+            *(ConvBlock(*pair, stride=2, **style) for pair in pairwise(channels[:-1])),
         )
         self.split = FFCBlock((channels[-2], 0), trunk, kernel_size=3, stride=2)
         self.trunk = nn.Sequential(*(FFCResidual(trunk, lfu) for _ in range(blocks)))
@@ -166,10 +174,7 @@ class ResidualGenerator(nn.Module):
         channels = _channels(width, downsamplings, max_channels)
         self.encoder = nn.Sequential(
             ConvBlock(4, width, kernel_size=7, bias=True, padding_mode="reflect"),
-            *(
-                ConvBlock(*pair, stride=2, bias=True, padding_mode="zeros")
-                for pair in zip(channels[:-1], channels[1:], strict=True)
-            ),
+            *(ConvBlock(*pair, stride=2, bias=True, padding_mode="zeros") for pair in pairwise(channels)),
         )
         self.trunk = nn.Sequential(*(ResidualBlock(channels[-1], dilations) for _ in range(blocks)))
         self.decoder = Decoder(channels[::-1])
@@ -208,7 +213,7 @@ class Discriminator(nn.Module):
         super().__init__()
         channels = [3] + [min(max_channels, width * 2**depth) for depth in range(layers + 1)]
         self.stages = nn.ModuleList()
-        for depth, (narrow, wide) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+        for depth, (narrow, wide) in enumerate(pairwise(channels)):
             conv = nn.Conv2d(narrow, wide, kernel_size=4, stride=2 if depth < layers else 1, padding=2)
             norm = [nn.BatchNorm2d(wide)] if depth else []
             self.stages.append(nn.Sequential(conv, *norm, nn.LeakyReLU(0.2)))

@@ -29,7 +29,9 @@ def hrf_loss(prediction_features: Sequence[Tensor], target_features: Sequence[Te
     )  # float: squares of large features overflow half precision
 
 
-def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
+def _conv_norm(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1
+) -> list[nn.Module]:
     padding = dilation * (kernel_size // 2)
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
     return [conv, nn.BatchNorm2d(out_channels)]
@@ -38,9 +40,7 @@ def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: in
 class ResidualUnit(nn.Module):
     """A ResNet's basic block (two 3×3) or bottleneck (1×1, 3×3, 1×1 with four times the channels)."""
 
-    def __init__(
-        self, in_channels: int, width: int, bottleneck: bool, stride: int, dilations: tuple[int, int]
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, bottleneck: bool, stride: int, dilations: tuple[int, int]) -> None:
         """Build the unit.
 
         Args:

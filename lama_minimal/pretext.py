@@ -38,7 +38,9 @@ def _batches(size: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield (images - mean) / std, labels
 
 
-def train_segmentation(out: Path, steps: int = 1500, size: int = 96, batch_size: int = 16, seed: int = 0) -> dict[str, float]:
+def train_segmentation(
+    out: Path, steps: int = 1000, size: int = 64, batch_size: int = 16, seed: int = 0
+) -> dict[str, float]:
     """Train an encoder to label the pixels of scenes; write its weights (float16) and a card.
 
     Args:

@@ -25,10 +25,10 @@ import torch.distributed as dist
 
 from lama_minimal.checkpoint import TrainingState, settle
 from lama_minimal.config import OptimizerSettings, Settings, UserError, from_dict
-from lama_minimal.data import EvaluationSample, collate, training_loader, validation_set
+from lama_minimal.data import Batch, EvaluationSample, collate, training_loader, validation_set
 from lama_minimal.metrics import gradient_energy, hole_error
 from lama_minimal.models import Generator, composite, generator_input
-from lama_minimal.steps import autocast, discriminator_step, generator_step
+from lama_minimal.steps import discriminator_step, generator_step
 from lama_minimal.viz import overlay_mask, save_sheet
 
 WARM_UP = 50
@@ -48,10 +48,12 @@ class Record:
     images_per_second: float
     """Training images of all processes, in this step."""
     evaluation: dict[str, float] = field(default_factory=dict)
-    """Now and then: mean error in the holes of the fixed held-out images, and gradient energy (1 = as the originals)."""
+    """Now and then: mean error in the holes of the fixed held-out images, and gradient energy (1 = as in originals)."""
 
 
-def train(settings: Settings, out: str | Path | None = None, *, resume: bool = False, device: str | None = None) -> Iterator[Record]:
+def train(
+    settings: Settings, out: str | Path | None = None, *, resume: bool = False, device: str | None = None
+) -> Iterator[Record]:
     """Train a generator (and its discriminator) and yield a record after each step.
 
     Leaving the loop early, or Ctrl+C, finishes the step at hand and writes the ``last`` checkpoint.
@@ -68,20 +70,17 @@ def train(settings: Settings, out: str | Path | None = None, *, resume: bool = F
     """
     rank, world, place = join_processes(device)
     run = settings.run
+    folder = None if out is None else RunFolder(Path(out), settings, resume, writes=rank == 0)
     state = TrainingState.create(settings, place)
-    folder = RunFolder(Path(out), settings, resume) if out is not None else None
-    if folder is not None and (folder.path / "last").exists():
-        state.load(folder.path / "last")
+    if folder is not None:
+        folder.restore(state)
     generator = torch.compile(state.generator) if run.compile else state.generator
     batches = iter(training_loader(
         settings.data, run.batch_size, run.seed, state.step * run.accumulate, rank, world, place.type == "cuda"
     ))  # fmt: skip
     held_out = validation_set(settings.data)
-    writes = folder is not None and rank == 0
-    if writes:
-        folder.start(state.step)
     options = dict(clip=settings.optimizer.clip, precision=run.precision)
-    saved = state.step
+
     with finish_step_when_interrupted() as interrupted:
         while state.step < run.steps and not interrupted():
             began = time.perf_counter()
@@ -102,26 +101,17 @@ def train(settings: Settings, out: str | Path | None = None, *, resume: bool = F
 
             values = read_terms(terms, state, folder)
             speed = world * run.accumulate * run.batch_size / (time.perf_counter() - began)
-            evaluation: dict[str, float] = {}
-            if state.step % run.evaluate_every == 0 or state.step == run.steps:
-                evaluation = evaluate_now(state.best_generator, held_out, place)
-                if writes and evaluation["hole_error"] < state.best_error:
-                    state.best_error = evaluation["hole_error"]
-                    state.save(folder.path / "best")
+            due = state.step % run.evaluate_every == 0 or state.step == run.steps
+            evaluation = evaluate_now(state.best_generator, held_out, place) if due else {}
             record = Record(state.step, values, learning_rate, speed, evaluation)
-            if writes:
-                folder.log(record)
-                if state.step % run.sample_every == 0 or state.step == run.steps:
-                    folder.save_samples(state.step, state.best_generator, held_out, place)
-                if state.step % run.save_every == 0 or state.step == run.steps:
-                    state.save(folder.path / "last")
-                    saved = state.step
+            if folder is not None:
+                folder.write(record, state, held_out)
             try:
                 yield record
             except GeneratorExit:  # the caller has seen enough
                 break
-    if writes and saved != state.step:
-        state.save(folder.path / "last")
+    if folder is not None:
+        folder.save_last(state)
 
 
 def join_processes(device: str | None) -> tuple[int, int, torch.device]:
@@ -204,7 +194,9 @@ def evaluate_now(generator: Generator, samples: list[EvaluationSample], device: 
 
 
 @torch.no_grad()
-def _fill(generator: Generator, samples: list[EvaluationSample], device: torch.device) -> Iterator[tuple[Any, torch.Tensor]]:
+def _fill(
+    generator: Generator, samples: list[EvaluationSample], device: torch.device
+) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Batches of held-out samples and their composites, in evaluation mode."""
     generator.eval()
     try:
@@ -219,16 +211,21 @@ def _fill(generator: Generator, samples: list[EvaluationSample], device: torch.d
 class RunFolder:
     """The folder of a run: ``settings.json``, ``log.csv``, ``samples/``, and the checkpoints ``last`` and ``best``."""
 
-    def __init__(self, path: Path, settings: Settings, resume: bool) -> None:
+    def __init__(self, path: Path, settings: Settings, resume: bool, writes: bool) -> None:
         """Name a folder and check that nothing in it would be lost.
 
+        Args:
+            path: the folder.
+            settings: of the run.
+            resume: whether the folder may hold a run already.
+            writes: whether this process writes (of several, the first one does).
+
         Raises:
-            UserError: it holds a run and ``resume`` is false, or a run of other settings.
+            UserError: it holds a run and ``resume`` is false, or a run with another generator.
         """
-        self.path, self.settings = path, settings
+        self.path, self.settings, self.writes = path, settings, writes
+        self.saved_step = 0
         self.tensorboard: Any = None
-        for name in ("last", "best"):
-            settle(path / name)
         if (path / "settings.json").exists():
             if not resume:
                 raise UserError(f"{path} already holds a run: add --resume to go on with it, or choose another --out")
@@ -236,27 +233,67 @@ class RunFolder:
             if before.generator != settings.generator:
                 raise UserError(f"{path} was started with another generator: resume with its preset and settings")
 
-    def start(self, step: int) -> None:
-        """Write the settings, and drop log rows after ``step``: they belong to work that was lost and is done again."""
+    def restore(self, state: TrainingState) -> None:
+        """Take over the ``last`` checkpoint if there is one, and make the folder ready for what follows it."""
+        if self.writes:
+            settle(self.path / "last")
+        if dist.is_initialized():
+            dist.barrier()  # nobody reads before the first process has tidied up
+        if (self.path / "last").exists():
+            state.load(self.path / "last")
+        self.saved_step = state.step
+        if not self.writes:
+            return
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
         (self.path / "settings.json").write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
-        log = self.path / "log.csv"
-        if log.exists():
-            with log.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit() and int(row["step"]) <= step]
-            log.unlink()
-            for row in rows:
-                self._append(row)
+        self._forget_rows_after(state.step)
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=step + 1)
+            self.tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=state.step + 1)
         except ImportError:
             pass
 
-    def log(self, record: Record) -> None:
+    def write(self, record: Record, state: TrainingState, held_out: list[EvaluationSample]) -> None:
+        """Log a step, and write checkpoints and sample pictures when they are due."""
+        if not self.writes:
+            return
+        run = self.settings.run
+        self._log(record)
+        last = state.step == run.steps
+        if record.evaluation and record.evaluation["hole_error"] < state.best_error:
+            state.best_error = record.evaluation["hole_error"]
+            state.save(self.path / "best")
+        if state.step % run.sample_every == 0 or last:
+            self._save_samples(state, held_out)
+        if state.step % run.save_every == 0 or last:
+            self.save_last(state)
+
+    def save_last(self, state: TrainingState) -> None:
+        """Write the ``last`` checkpoint unless it is there already."""
+        if self.writes and self.saved_step != state.step:
+            state.save(self.path / "last")
+            self.saved_step = state.step
+
+    def checkpoints(self) -> str:
+        """What can be gone back to, for messages."""
+        kept = [str(self.path / name) for name in ("last", "best") if (self.path / name).exists()]
+        return " and ".join(kept) or "none yet"
+
+    def _forget_rows_after(self, step: int) -> None:
+        """Drop log rows of work that was lost and is done again; a row cut off by a kill goes too."""
+        log = self.path / "log.csv"
+        if not log.exists():
+            return
+        with log.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and int(row["step"]) <= step]
+        log.unlink()
+        for row in rows:
+            self._append(row)
+
+    def _log(self, record: Record) -> None:
         """Add a row to ``log.csv``, and to TensorBoard where it is installed."""
-        values = {"learning_rate": record.learning_rate, "images_per_second": record.images_per_second}
+        values: dict[str, Any] = {"learning_rate": record.learning_rate, "images_per_second": record.images_per_second}
         values |= record.terms | {"hole_error": "", "gradient_energy": ""} | record.evaluation
         self._append({"step": record.step} | values)
         if self.tensorboard is not None:
@@ -273,17 +310,13 @@ class RunFolder:
                 writer.writeheader()
             writer.writerow(row)
 
-    def save_samples(self, step: int, generator: Generator, samples: list[EvaluationSample], device: torch.device) -> None:
+    def _save_samples(self, state: TrainingState, samples: list[EvaluationSample]) -> None:
         """Write a sheet of held-out pictures: with their hole, filled, original."""
+        device = next(state.generator.parameters()).device
         shown = samples[:8]
         pictures: list[np.ndarray] = []
-        for batch, filled in _fill(generator, shown, device):
+        for _, filled in _fill(state.best_generator, shown, device):
             for sample, picture in zip(shown, filled, strict=True):
                 array = (picture.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
                 pictures += [overlay_mask(sample.image, sample.mask), array, sample.image]
-        save_sheet(self.path / "samples" / f"{step:07d}.jpg", pictures, 6, ["hole", "filled", "original"] * 2)
-
-    def checkpoints(self) -> str:
-        """What can be gone back to, for messages."""
-        kept = [str(self.path / name) for name in ("last", "best") if (self.path / name).exists()]
-        return " and ".join(kept) or "none yet"
+        save_sheet(self.path / "samples" / f"{state.step:07d}.jpg", pictures, 6, ["hole", "filled", "original"] * 2)
