@@ -211,7 +211,7 @@ def load_reference(state_dict: StateDict, kind: str) -> Generator | Discriminato
         else:
             raise ValueError(f"unknown kind {kind!r}: use 'generator', 'discriminator' or 'perceptual'")
         _fill(network, _rename(state_dict, names, unused))
-    except IndexError as error:
+    except (IndexError, RuntimeError, ZeroDivisionError) as error:  # shapes from which no network can be built
         raise ValueError(f"this is no {kind} of the authors' code") from error
     except KeyError as error:
         raise ValueError(f"this is no {kind} of the authors' code: {error} is missing") from error

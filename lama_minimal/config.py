@@ -88,7 +88,7 @@ class DataSettings:
     """The paper's geometric and colour augmentations, random crop and flip only, or centre crops."""
     masks: Literal["wide", "narrow"] = "wide"
     """Recipe of the training masks, scaled from 256 pixels to the crop's size."""
-    evaluation_images: int = 32
+    evaluation_images: int = 40
     """Fixed held-out images on which the run is evaluated."""
     workers: int = 2
     """Processes that prepare batches; 0 = in the training process."""
@@ -164,7 +164,7 @@ _SMALL = _variant(
     perceptual=dict(network="scenes-segmentation"),
     data=dict(size=64, augmentation="flip", workers=0),
     optimizer=dict(generator_lr=2e-3, discriminator_lr=4e-4, schedule="cosine"),
-    run=dict(batch_size=16, precision="float32"),
+    run=dict(batch_size=16),
 )
 
 PRESETS: dict[str, Settings] = {
@@ -184,13 +184,14 @@ PRESETS: dict[str, Settings] = {
     # two CPU cores, at most an hour, all five losses
     "cpu": _variant(
         _SMALL,
-        run=dict(steps=6000, evaluate_every=500, save_every=250, sample_every=250),
+        loss=dict(l1_known=2.0, l1_hole=10.0, adversarial=0.3, feature_matching=2.0, perceptual=0.1),
+        run=dict(steps=4500, evaluate_every=250, save_every=250, sample_every=500),
     ),
     # two CPU cores, five minutes, L1 only: `make demo`
     "demo": _variant(
         _SMALL,
         loss=dict(l1_known=2.0, l1_hole=10.0, adversarial=0.0, feature_matching=0.0, perceptual=0.0, r1=0.0),
-        run=dict(steps=1500, evaluate_every=500, save_every=500, sample_every=250),
+        run=dict(steps=1000, evaluate_every=250, save_every=250, sample_every=250),
     ),
 }  # fmt: skip
 
