@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND = Agg
+export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: demo test lint clean
 

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lama_minimal.authors import load_authors_generator, load_perceptual, load_reference
 from lama_minimal.config import GeneratorSettings, Settings, UserError, from_dict
-from lama_minimal.download import PUBLISHED, fetch_weights
+from lama_minimal.download import PUBLISHED
 from lama_minimal.models import Discriminator, Generator, build_generator
 from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder
 
@@ -166,7 +166,7 @@ def load_generator(model: str | Path) -> Generator:
     """
     path = Path(model)
     if not path.exists() and str(model) in PUBLISHED:
-        return load_authors_generator(fetch_weights(str(model)))
+        return load_authors_generator(str(model))
     if path.name == GENERATOR:
         path = path.parent
     candidates = [path / "last", path]

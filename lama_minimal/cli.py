@@ -3,6 +3,7 @@
 Errors that a user can cause end with one line and exit code 2.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -87,8 +88,6 @@ class Demo:
 
 def run_train(arguments: Train) -> None:
     """Train with a progress bar."""
-    import os
-
     from tqdm import tqdm
 
     from lama_minimal.train import train
@@ -99,13 +98,16 @@ def run_train(arguments: Train) -> None:
     if arguments.steps is not None:
         settings = replace(settings, run=replace(settings.run, steps=arguments.steps))
     quiet = os.environ.get("RANK", "0") != "0"
-    evaluation, step = {}, 0
-    with tqdm(total=settings.run.steps, disable=quiet, unit="step") as bar:
-        for record in train(settings, arguments.out, resume=arguments.resume, device=arguments.device):
-            bar.update(record.step - step if step else record.step - bar.n)
-            step, evaluation = record.step, record.evaluation or evaluation
-            shown = {name: f"{value:.3g}" for name, value in (record.terms | evaluation).items() if "norm" not in name}
-            bar.set_postfix(shown, refresh=False)
+    bar, evaluation, step = None, {}, settings.run.steps
+    for record in train(settings, arguments.out, resume=arguments.resume, device=arguments.device):
+        if bar is None:  # not before the first step: a mistake is one line
+            bar = tqdm(total=settings.run.steps, initial=record.step - 1, disable=quiet, unit="step")
+        step, evaluation = record.step, record.evaluation or evaluation
+        shown = {name: f"{value:.3g}" for name, value in (record.terms | evaluation).items() if "norm" not in name}
+        bar.set_postfix(shown, refresh=False)
+        bar.update()
+    if bar is not None:
+        bar.close()
     if not quiet and step < settings.run.steps:
         print(f"stopped after step {step}; go on with: lama-minimal train --out {arguments.out} --resume")
 
@@ -203,6 +205,9 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit with 2 after a user's mistake."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Threads that wait for work sleep instead of spinning: on a machine whose cores are busy with something else,
+    # spinning made training some thirty times slower. Read when PyTorch is imported, later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return
