@@ -126,7 +126,7 @@ def test_dilation_widens_what_a_feature_sees():
         deep[0, 0, deep.shape[2] // 2, deep.shape[3] // 2].backward()
         columns = x.grad.abs().sum(dim=(0, 1, 2)).nonzero()
         reach[dilated] = (columns.max() - columns.min() + 1).item()
-    # By the recursion both see 199 pixels, the dilated one at four times as many positions; ties in max pooling trim it.
+    # By the recursion both see 199 pixels, the dilated one at four times as many positions; max pooling trims it.
     assert 190 <= reach[True] <= 199
     assert 190 <= reach[False] <= 199
 

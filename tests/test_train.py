@@ -378,3 +378,19 @@ def test_photographs_mixed_with_scenes(tmp_path):
         Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.jpg")
     settings = changed(TINY, data=dict(folder=str(folder), scenes=0.5, augmentation="paper"), run=dict(steps=2))
     assert [record.step for record in run(settings, tmp_path / "run")] == [1, 2]
+
+
+def test_two_processes_under_torchrun(tmp_path):
+    """One folder, one log, whole checkpoints; resuming after the end of a shorter run goes on."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "lama_minimal", "train", "--out", str(tmp_path / "run"), "--device", "cpu"),
+    ]
+    tiny = ["--preset", "demo", "--generator.width", "8", "--generator.blocks", "1", "--data.size", "32",
+            "--run.batch-size", "2", "--data.evaluation-images", "2"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for more in ([*tiny, "--steps", "3"], ["--resume", "--steps", "5"]):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert [int(row["step"]) for row in rows(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    assert load_generator(tmp_path / "run") is not None
