@@ -185,17 +185,19 @@ def load_loss_network(name: str, batch_statistics: bool = True) -> PerceptualNet
 
     Args:
         name: of a network that ships with the package (``scenes-segmentation``), of a published one (``ade20k``,
-            ``vgg19``), or a file in one of the authors' formats.
+            ``vgg19``), or a file: in one of the authors' formats, or as :mod:`~lama_minimal.pretext` writes it.
         batch_statistics: as in :class:`~lama_minimal.perceptual.PerceptualNetwork`.
 
     Raises:
         UserError: nothing of that name, or a damaged file.
     """
     shipped = SHIPPED / f"{name}.safetensors"
-    if not shipped.is_file():
+    path = shipped if shipped.is_file() else Path(name)
+    card = path.with_suffix(".json")
+    if not (path.suffix == ".safetensors" and path.is_file() and card.is_file()):
         return load_perceptual(name, batch_statistics)
-    encoder = ResNetEncoder(**_read_json(shipped.with_suffix(".json"))["encoder"])
-    encoder.load_state_dict({key: tensor.float() for key, tensor in _read_tensors(shipped).items()})
+    encoder = ResNetEncoder(**_read_json(card)["encoder"])
+    encoder.load_state_dict({key: tensor.float() for key, tensor in _read_tensors(path).items()})
     return PerceptualNetwork(encoder, batch_statistics)
 
 

@@ -86,6 +86,18 @@ class Demo:
     """Training steps; None = the preset's."""
 
 
+@dataclass
+class Pretrain:
+    """Train a small network for the perceptual loss to label the built-in scenes' pixels."""
+
+    out: Path
+    """File for the weights, NAME.safetensors; a card NAME.json is written beside it."""
+    steps: int = 1000
+    """Updates."""
+    seed: int = 0
+    """Seed of the weights."""
+
+
 def run_train(arguments: Train) -> None:
     """Train with a progress bar."""
     from tqdm import tqdm
@@ -143,6 +155,17 @@ def run_evaluate(arguments: Evaluate) -> None:
     print(report.table())
 
 
+def run_pretrain(arguments: Pretrain) -> None:
+    """Train the loss network and say how well it labels."""
+    from lama_minimal.pretext import train_segmentation
+
+    if arguments.out.suffix != ".safetensors":
+        raise UserError(f"weights are written as safetensors: end --out {arguments.out} in .safetensors")
+    scores = train_segmentation(arguments.out, arguments.steps, seed=arguments.seed)
+    print("pixels of held-out scenes labelled rightly: {pixel_accuracy:.1%}".format(**scores), end="")
+    print(" (always the most frequent label: {constant_guess:.1%})".format(**scores))
+
+
 def run_demo(arguments: Demo) -> None:
     """Train, evaluate at the training size and at twice that size, and on photographs."""
     from lama_minimal.evaluate import evaluate_model
@@ -160,6 +183,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "inpaint": (Inpaint, run_inpaint),
     "evaluate": (Evaluate, run_evaluate),
     "demo": (Demo, run_demo),
+    "pretrain": (Pretrain, run_pretrain),
 }
 
 

@@ -87,7 +87,8 @@ def train_segmentation(
     save_file(weights, out)
     card = {
         "encoder": ENCODER | {"dilated": True},
-        "data": f"built-in scenes at {size} pixels, {steps} steps of {batch_size}",
+        "data": f"built-in scenes at {size} pixels, {steps} steps of {batch_size} pictures",
+        "command": f"lama-minimal pretrain --steps {steps} --out {out.name}",
         "pretext": f"segmentation into {len(LABELS)} labels",
         "scores": scores,
         "seconds": round(time.time() - began),
