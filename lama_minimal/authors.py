@@ -614,12 +614,11 @@ def load_perceptual(name_or_path: str | Path, batch_statistics: bool = True) -> 
     """Load the frozen network of a perceptual loss.
 
     Args:
-        name_or_path: ``"ade20k"`` (the paper's), ``"vgg19"``, or a file with an encoder of either kind.
+        name_or_path: ``"ade20k"`` (the paper's), ``"imagenet-resnet50"``, ``"vgg19"``, or a file with such an encoder.
         batch_statistics: as in :class:`~lama_minimal.perceptual.PerceptualNetwork`.
 
     Raises:
         UserError: the file cannot be had or read, or holds no such encoder.
     """
-    # Networks that ship with the package get their names here, before those that are fetched.
     network = _build(read_state_dict(_locate(name_or_path)), "perceptual", name_or_path)
     return PerceptualNetwork(network.encoder, batch_statistics)

@@ -70,7 +70,7 @@ class TrainingState:
         discriminator = place(Discriminator(**asdict(settings.discriminator))).train() if judged else None
         perceptual = None
         if loss.perceptual > 0:
-            perceptual = place(load_loss_network(settings.perceptual.network, settings.perceptual.batch_statistics))
+            perceptual = place(load_loss_network(**asdict(settings.perceptual)))
         average = None
         if optimizer.ema is not None:
             average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(optimizer.ema), use_buffers=True)
@@ -124,13 +124,13 @@ class TrainingState:
         Raises:
             UserError: no checkpoint there, or it is damaged, or of other settings.
         """
-        folder = settle(folder)
+        folder = find(folder)
         state = _read_json(folder / STATE)
-        for name, digest in state["sha256"].items():
-            if not (folder / name).is_file() or _digest(folder / name) != digest:
+        digests = state.get("sha256") or {}
+        for name in (GENERATOR, TRAINING):
+            if not (folder / name).is_file() or _digest(folder / name) != digests.get(name):
                 raise UserError(f"{folder / name} is damaged (not what was saved): resume from another checkpoint")
-        if from_dict(state["settings"]).generator != self.settings.generator:
-            raise UserError(f"{folder} holds a generator of other settings: resume with the settings of that run")
+        check_same_parts(from_dict(state["settings"]), self.settings)
         tensors, weights = _read_tensors(folder / TRAINING), _read_tensors(folder / GENERATOR)
         self.best_generator.load_state_dict(weights)
         if self.average is not None:
@@ -169,60 +169,106 @@ def load_generator(model: str | Path) -> Generator:
         return load_authors_generator(str(model))
     if path.name == GENERATOR:
         path = path.parent
-    candidates = [path / "last", path]
-    for folder in candidates:
-        folder = settle(folder)
+    for folder in (find(path / "last"), find(path)):
         if (folder / GENERATOR).is_file():
             return _read_generator(folder)
+    if (path / "settings.json").exists() and (path / "samples").exists():
+        raise UserError(f"{path} is a run that has not saved anything yet: train on with --resume")
     if path.exists():
         return load_authors_generator(path)
     names = ", ".join(PUBLISHED)
     raise UserError(f"no model {str(model)!r}: give a run's folder, a checkpoint, or one of the names {names}")
 
 
-def load_loss_network(name: str, batch_statistics: bool = True) -> PerceptualNetwork:
+def load_loss_network(network: str, dilated: bool = True, batch_statistics: bool = True) -> PerceptualNetwork:
     """The frozen network of a perceptual loss.
 
     Args:
-        name: of a network that ships with the package (``scenes-segmentation``), of a published one (``ade20k``,
-            ``vgg19``), or a file: in one of the authors' formats, or as :mod:`~lama_minimal.pretext` writes it.
+        network: name of one that ships with the package (``scenes-segmentation``) or is published (``ade20k``, trained
+            to segment; ``imagenet-resnet50``, to classify; ``vgg19``), or a file, in one of the authors' formats or as
+            :mod:`~lama_minimal.pretext` writes it.
+        dilated: dilate a ResNet's last two stages (a high receptive field), or stride them.
         batch_statistics: as in :class:`~lama_minimal.perceptual.PerceptualNetwork`.
 
     Raises:
         UserError: nothing of that name, or a damaged file.
     """
-    shipped = SHIPPED / f"{name}.safetensors"
-    path = shipped if shipped.is_file() else Path(name)
+    shipped = SHIPPED / f"{network}.safetensors"
+    path = shipped if shipped.is_file() else Path(network)
     card = path.with_suffix(".json")
     if not (path.suffix == ".safetensors" and path.is_file() and card.is_file()):
-        return load_perceptual(name, batch_statistics)
-    encoder = ResNetEncoder(**_read_json(card)["encoder"])
-    encoder.load_state_dict({key: tensor.float() for key, tensor in _read_tensors(path).items()})
+        encoder = load_perceptual(network, batch_statistics).encoder
+    else:
+        encoder = ResNetEncoder(**_read_json(card)["encoder"])
+        encoder.load_state_dict({key: tensor.float() for key, tensor in _read_tensors(path).items()})
+    if isinstance(encoder, ResNetEncoder):
+        encoder = encoder.with_dilation(dilated)
     return PerceptualNetwork(encoder, batch_statistics)
 
 
-def settle(folder: Path) -> Path:
-    """Finish a replacement of ``folder`` that was interrupted between its two renamings; see :class:`_AtomicFolder`."""
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device of this name; ``None`` = a GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no device {device!r} here ({reason}): use cpu, cuda or cuda:1, or leave it out") from error
+    return place
+
+
+def check_same_parts(before: Settings, now: Settings) -> None:
+    """Check that a run's state fits settings: the same networks, and the same things beside them.
+
+    Raises:
+        UserError: the first difference, by name.
+    """
+
+    def parts(settings: Settings) -> dict[str, Any]:
+        judged = settings.loss.adversarial > 0 or settings.loss.feature_matching > 0
+        return {
+            "generator": settings.generator,
+            "a discriminator (loss.adversarial or loss.feature_matching)": judged and settings.discriminator,
+            "a moving average (optimizer.ema)": settings.optimizer.ema is not None,
+            "float16 (run.precision)": settings.run.precision == "float16",
+        }
+
+    ours = parts(now)
+    for name, value in parts(before).items():
+        if value != ours[name]:
+            raise UserError(f"the run was started with another {name.removeprefix('a ')}: resume it as it was")
+
+
+def find(folder: Path) -> Path:
+    """Where the contents of ``folder`` are, if its replacement was interrupted, or is under way; see _AtomicFolder."""
     new, old = _beside(folder, "new"), _beside(folder, "old")
-    if not folder.exists() and old.exists():
-        (new if new.exists() else old).rename(folder)
-    return folder
+    if folder.exists() or not old.exists():
+        return folder
+    return new if new.exists() else old
 
 
 class _AtomicFolder:
     """A folder that is replaced whole or not at all, even if the process is killed or the disk is full.
 
     All is written and flushed to ``NAME.new``; then ``NAME`` becomes ``NAME.old`` and ``NAME.new`` becomes ``NAME``.
-    A process killed in between leaves no ``NAME``, but a complete ``NAME.new``, which :func:`settle` puts in place.
+    A process killed in between leaves no ``NAME``, but a complete ``NAME.new``, which readers :func:`find` and the next
+    writer puts in place.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.new, self.old = folder, _beside(folder, "new"), _beside(folder, "old")
 
     def __enter__(self) -> Path:
-        settle(self.folder)
-        shutil.rmtree(self.new, ignore_errors=True)
         try:
+            if (left := find(self.folder)) != self.folder:
+                left.rename(self.folder)
+            shutil.rmtree(self.new, ignore_errors=True)
             self.new.mkdir(parents=True)
         except OSError as error:
             raise UserError(f"cannot write {self.folder}: {error.strerror}") from error
@@ -277,7 +323,10 @@ def _write_json(values: dict[str, Any], path: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError("no table of names and values")
+        return values
     except FileNotFoundError:
         raise UserError(f"no checkpoint at {path.parent}: {path.name} is not there") from None
     except (OSError, ValueError) as error:
@@ -297,7 +346,7 @@ def _read_generator(folder: Path) -> Generator:
         raise UserError(
             f"{folder / GENERATOR} is not the file that {ARCHITECTURE} beside it describes: copy both again"
         )
-    generator = build_generator(**asdict(from_dict(description["generator"], GeneratorSettings)))
+    generator = build_generator(**asdict(from_dict(description.get("generator"), GeneratorSettings)))
     try:
         generator.load_state_dict({name: weight.float() for name, weight in weights.items()})  # may be half on disk
     except RuntimeError as error:

@@ -7,13 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from lama_minimal.config import PRESETS, Settings, UserError, from_dict, preset
+from lama_minimal.config import PRESETS, Settings, UserError, preset, read_settings, suggest
 
 NO_MODEL = "no model ships yet: train one in five minutes with `make demo`, then add --model runs/demo"
 
@@ -74,6 +73,8 @@ class Evaluate:
     """Pictures of each size."""
     seed: int = 0
     """Seed of pictures and masks."""
+    device: str | None = None
+    """Where to compute; None = a GPU if there is one."""
 
 
 @dataclass
@@ -120,6 +121,8 @@ def run_train(arguments: Train) -> None:
         bar.update()
     if bar is not None:
         bar.close()
+    elif not quiet:
+        print(f"{arguments.out} has made its {settings.run.steps} steps: add --steps for more")
     if not quiet and step < settings.run.steps:
         print(f"stopped after step {step}; go on with: lama-minimal train --out {arguments.out} --resume")
 
@@ -150,7 +153,14 @@ def run_evaluate(arguments: Evaluate) -> None:
 
     data = None if arguments.data is None else str(arguments.data)
     report = evaluate_model(
-        arguments.model, data, arguments.masks, arguments.sizes, arguments.count, arguments.out, arguments.seed
+        arguments.model,
+        data,
+        arguments.masks,
+        arguments.sizes,
+        arguments.count,
+        arguments.out,
+        arguments.seed,
+        device=arguments.device,
     )
     print(report.table())
 
@@ -207,13 +217,10 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 def _train_defaults(arguments: Sequence[str]) -> Settings:
     """Settings that the flags of ``train`` start from: those of the run to resume, else the preset's."""
-    import json
-
-    out, name = _value_of("--out", arguments), _value_of("--preset", arguments)
-    saved = Path(out or "") / "settings.json"
-    if out and name is None and "--resume" in arguments and saved.exists():
-        return from_dict(json.loads(saved.read_text()))
-    return preset(name or "lama-fourier")
+    saved = Path(_value_of("--out", arguments) or "") / "settings.json"
+    if "--resume" in arguments and saved.exists():
+        return read_settings(saved)
+    return preset(_value_of("--preset", arguments) or "lama-fourier")
 
 
 def _parse(name: str, arguments: Sequence[str]) -> Any:
@@ -238,10 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = arguments[0]
     try:
         if name not in COMMANDS:
-            near = get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
-            raise UserError(f"unknown command {name!r}; {hint}")
+            raise UserError(f"unknown command {name!r}; {suggest(name, COMMANDS)}")
         COMMANDS[name][1](_parse(name, arguments[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except UserError as error:
         print(f"lama-minimal: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -3,9 +3,12 @@
 This module imports nothing heavy, so that a command line can read it before it needs PyTorch.
 """
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
@@ -49,7 +52,9 @@ class PerceptualSettings:
     """The frozen network of the perceptual loss."""
 
     network: str = "ade20k"
-    """scenes-segmentation (ships with the package), ade20k (the paper's ResNet50, downloaded), vgg19, or a file."""
+    """scenes-segmentation (ships with the package), ade20k (the paper's), imagenet-resnet50, vgg19, or a file."""
+    dilated: bool = True
+    """Dilate a ResNet's last two stages (a high receptive field) or stride them as usual; the weights fit both."""
     batch_statistics: bool = True
     """BatchNorm uses the batch's statistics (as the paper's training did) instead of its running ones."""
 
@@ -196,29 +201,11 @@ PRESETS: dict[str, Settings] = {
 }  # fmt: skip
 
 
-def to_dict(settings: Settings) -> dict[str, Any]:
-    """Nested plain values, for JSON."""
-    return asdict(settings)
-
-
-def from_dict(values: dict[str, Any], kind: type = Settings, where: str = "") -> Any:
-    """Settings from nested plain values; fields left out keep their defaults.
-
-    Raises:
-        UserError: a field that does not exist, with the nearest one that does.
-    """
-    known = {f.name: f for f in fields(kind)}
-    for name in values:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {where}{near[0]}?" if near else f"; known are {', '.join(known)}"
-            raise UserError(f"unknown setting {where}{name}{hint}")
-    defaults = kind()
-    parts = {}
-    for name, value in values.items():
-        default = getattr(defaults, name)
-        parts[name] = from_dict(value, type(default), f"{where}{name}.") if is_dataclass(default) else value
-    return kind(**parts)
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    near = get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
 def preset(name: str) -> Settings:
@@ -228,7 +215,81 @@ def preset(name: str) -> Settings:
         UserError: no such preset.
     """
     if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"unknown preset {name!r}{hint}; presets are {', '.join(PRESETS)}")
+        raise UserError(f"unknown preset {name!r}; {suggest(name, PRESETS)}")
     return PRESETS[name]
+
+
+def from_dict(values: Any, kind: type = Settings, where: str = "") -> Any:
+    """Settings from nested plain values; fields left out keep their defaults.
+
+    Raises:
+        UserError: a field that does not exist, with the nearest one that does, or a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"settings {where.rstrip('.') or 'as a whole'}: expected names and values, found {values!r}")
+    hints = get_type_hints(kind)
+    parts = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"unknown setting {where}{name}; {suggest(name, hints)}")
+        if is_dataclass(hints[name]):
+            parts[name] = from_dict(value, hints[name], f"{where}{name}.")
+        else:
+            _check_type(where + name, value, hints[name])
+            parts[name] = value
+    return kind(**parts)
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise UserError(f"setting {name} cannot be {value!r}; {suggest(value, get_args(hint))}")
+        return
+    allowed = get_args(hint) or (hint,)
+    whole_for_real = float in allowed and isinstance(value, int) and not isinstance(value, bool)
+    if type(value) not in allowed and not whole_for_real:
+        raise UserError(f"setting {name} cannot be {value!r}: expected {getattr(hint, '__name__', hint)}")
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings saved with a run.
+
+    Raises:
+        UserError: unreadable, or not settings of this version.
+    """
+    try:
+        return from_dict(json.loads(path.read_text()))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): start again in another folder") from error
+
+
+def check(settings: Settings) -> None:
+    """Check the ranges of settings that a training run depends on.
+
+    Raises:
+        UserError: the first one that is out of its range.
+    """
+    multiple = 2**settings.generator.downsamplings
+    reach = 8 if settings.generator.convolution == "dilated" else 1
+    least = max(16, (reach + 1) * multiple)
+    run, data, generator = settings.run, settings.data, settings.generator
+    at_least_one = {f"run.{name}": getattr(run, name) for name in ("steps", "batch_size", "accumulate")}
+    at_least_one |= {f"run.{name}": getattr(run, name) for name in ("evaluate_every", "save_every", "sample_every")}
+    at_least_one |= {"data.evaluation_images": data.evaluation_images, "generator.width": generator.width}
+    at_least_one |= {"generator.blocks": generator.blocks, "generator.downsamplings": generator.downsamplings}
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}: give at least 1")
+    if data.size % multiple or data.size < least:
+        raise UserError(f"data.size is {data.size}: give a multiple of {multiple} of at least {least} pixels")
+    shares = {"data.scenes": data.scenes, "generator.global_ratio": generator.global_ratio}
+    shares["optimizer.ema"] = settings.optimizer.ema or 0.0
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} is {value}: give a number from 0 to 1")
+    weights = {f"loss.{f.name}": getattr(settings.loss, f.name) for f in fields(LossSettings) if f.type is float}
+    for name, value in {"data.workers": data.workers, "run.seed": run.seed, **weights}.items():
+        if value < 0:
+            raise UserError(f"{name} is {value}: give 0 or more")

@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +25,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from lama_minimal import __version__
-from lama_minimal.config import UserError
+from lama_minimal.config import UserError, suggest
 
 try:
     import fcntl
@@ -81,6 +80,12 @@ PUBLISHED: dict[str, PublishedWeights] = {
         url="http://sceneparsing.csail.mit.edu/model/pytorch/ade20k-resnet50dilated-ppm_deepsup/encoder_epoch_20.pth",
         page="https://github.com/CSAILVision/semantic-segmentation-pytorch",
         licence="BSD-3-Clause (MIT CSAIL); trained on ADE20K, whose images are for non-commercial research",
+        parameters=23_631_808,
+    ),
+    "imagenet-resnet50": PublishedWeights(
+        url="http://sceneparsing.csail.mit.edu/model/pretrained_resnet/resnet50-imagenet.pth",
+        page="https://github.com/CSAILVision/semantic-segmentation-pytorch",
+        licence="BSD-3-Clause (MIT CSAIL); trained on ImageNet, whose images are for non-commercial research",
         parameters=23_631_808,
     ),
     "vgg19": PublishedWeights(
@@ -456,9 +461,7 @@ def fetch_weights(name: str) -> Path:
         UserError: an unknown name; or why it cannot be had, with what to fetch by hand and where to put it.
     """
     if name not in PUBLISHED:
-        near = get_close_matches(name, PUBLISHED, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no published weights are called {name!r}{hint}; known are {', '.join(PUBLISHED)}")
+        raise UserError(f"no published weights are called {name!r}; {suggest(name, PUBLISHED)}")
     weights = PUBLISHED[name]
     file = cache_folder() / PurePosixPath(urlsplit(weights.url).path).name
     try:

@@ -461,9 +461,9 @@ def evaluate(
     return Report({"interval_level": LEVEL, "bootstrap_resamples": RESAMPLES, "bootstrap_seed": SEED}, found)
 
 
-def _network(model: str) -> tuple[str, Inpaint]:
+def _network(model: str, device: str | None) -> tuple[str, Inpaint]:
     """A short label for a model, without the folders it lies in, and the model as a method."""
-    inpainter = Inpainter.load(model)
+    inpainter = Inpainter.load(model, device)
     path = Path(model).resolve()
     label = f"{path.parent.name}/{path.name}" if path.name in ("best", "last") else path.name
     return label, lambda image, mask: inpainter(image, mask, strategy="whole")
@@ -479,6 +479,7 @@ def evaluate_model(
     seed: int = 0,
     with_photographs: bool = False,
     progress: bool = True,
+    device: str | None = None,
 ) -> Report:
     """Evaluate a trained model beside the classical methods.
 
@@ -492,6 +493,7 @@ def evaluate_model(
         seed: of pictures and masks.
         with_photographs: add the photographs of :func:`photographs` at the largest size, as a condition.
         progress: show a progress bar.
+        device: where the model runs; None = a GPU if there is one.
 
     Returns:
         The report.
@@ -501,9 +503,11 @@ def evaluate_model(
     """
     if count < 1 or not sizes or min(sizes) < LEAST_SIZE:
         raise UserError(f"ask for at least one picture of at least {LEAST_SIZE} pixels, not {count} of {tuple(sizes)}")
+    if seed < 0:
+        raise UserError(f"seed is {seed}: give 0 or more")
     if out is not None:
         _made(out)  # before the work, not after it
-    label, network = _network(model)
+    label, network = _network(model, device)
     methods = {label: network, **BASELINES}
     samples = [sample for size in dict.fromkeys(sizes) for sample in evaluation_set(data, count, size, masks, seed)]
     report = evaluate(methods, samples, progress)

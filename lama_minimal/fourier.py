@@ -28,11 +28,11 @@ def project_hermitian(half_spectrum: Tensor, width: int) -> Tensor:
         half_spectrum: (B, C, H, K) complex, as from ``torch.fft.rfft2``.
         width: W, the width of the signal that the half spectrum describes.
     """
-    bound = [0] if width % 2 else [0, width // 2]
-    columns = half_spectrum[..., bound]  # (B, C, H, 1 or 2)
+    step = half_spectrum.shape[-1] if width % 2 else width // 2  # the first column, or the first and the last
+    columns = half_spectrum[..., ::step]  # (B, C, H, 1 or 2)
     mirrored = columns.flip(-2).roll(1, dims=-2).conj()  # row k holds row -k
     projected = half_spectrum.clone()
-    projected[..., bound] = (columns + mirrored) / 2
+    projected[..., ::step] = (columns + mirrored) / 2
     return projected
 
 

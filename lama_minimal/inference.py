@@ -10,7 +10,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lama_minimal.checkpoint import load_generator
+from lama_minimal.checkpoint import load_generator, pick_device
 from lama_minimal.config import UserError
 from lama_minimal.data import find_images, read_image
 from lama_minimal.models import generator_input
@@ -158,7 +158,8 @@ def read_mask(source: Source, size: tuple[int, int]) -> np.ndarray:
             f"the mask is {width} x {height} pixels, its image {image_width} x {image_height}{turned}: "
             "give a mask of the image's size"
         )
-    return values > values.max() / 2 if lossy else values > 0
+    # Compression makes a little noise of black: a mask whose brightest pixel is nearly black has no hole.
+    return values > max(values.max() / 2, 16) if lossy else values > 0
 
 
 def colour_profile(source: Source) -> bytes | None:
@@ -211,7 +212,8 @@ def save_image(
     except (OSError, ValueError) as error:  # ValueError: larger than the format allows
         raise UserError(f"cannot write {path}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be no folder
+            temporary.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------- sizes and crops
@@ -312,7 +314,7 @@ class Inpainter:
             device: where it runs; None = the GPU if there is one.
             name: what to call it in messages and reports.
         """
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = pick_device(device)
         self.generator = generator.eval().to(self.device)
         self.name = name
         self.multiple, self.least_side = size_limits(generator)

@@ -6,12 +6,11 @@ so that the same seed gives the same mask in every process and on every machine.
 """
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 import cv2
 import numpy as np
 
-from lama_minimal.config import UserError
+from lama_minimal.config import UserError, suggest
 
 DIRECTIONS = 0.01 + np.arange(4)
 """Angles of a stroke's segments, radians: four, about 57° apart, mirrored on every second stroke."""
@@ -82,9 +81,7 @@ def recipe_for(name: str, size: int) -> MaskRecipe:
     if size == 512 and f"{name}-512" in RECIPES:
         return RECIPES[f"{name}-512"]
     if name not in RECIPES:
-        near = get_close_matches(name, RECIPES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"unknown mask recipe {name!r}{hint}; recipes are {', '.join(RECIPES)}")
+        raise UserError(f"unknown mask recipe {name!r}; {suggest(name, RECIPES)}")
     return RECIPES[name].scaled(size / (512 if name.endswith("-512") else BASE_SIZE))
 
 

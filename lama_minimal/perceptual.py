@@ -101,6 +101,7 @@ class ResNetEncoder(nn.Module):
             dilated: keep the last two stages at an eighth of the size by dilation (a high receptive field).
         """
         super().__init__()
+        self.shape = dict(blocks=blocks, bottleneck=bottleneck, width=width, stem_channels=stem_channels)
         first, second, third = stem_channels
         self.stem = nn.Sequential(
             *_conv_norm(3, first, 3, stride=2),
@@ -126,6 +127,12 @@ class ResNetEncoder(nn.Module):
                 channels = inner * (4 if bottleneck else 1)
             self.stages.append(nn.Sequential(*units))
         self.channels = channels
+
+    def with_dilation(self, dilated: bool) -> "ResNetEncoder":
+        """The same weights with dilated or strided last stages: neither changes a weight's shape."""
+        other = ResNetEncoder(**self.shape, dilated=dilated)
+        other.load_state_dict(self.state_dict())
+        return other
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map normalised RGB (B, 3, H, W) to the feature maps of the stages, shallow to deep."""

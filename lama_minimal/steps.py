@@ -135,9 +135,9 @@ def _accumulate(total: Terms, terms: Terms, batches: int) -> None:
 
 def _update(network: nn.Module, optimizer: Optimizer, clip: float, scaler: torch.amp.GradScaler | None) -> Tensor:
     """Average gradients between processes, clip their norm, move the weights; return the norm before clipping."""
-    if scaler is not None:
-        scaler.unscale_(optimizer)
     average_over_processes(parameter.grad for parameter in network.parameters())
+    if scaler is not None:  # after the average, so that an overflow in one process is seen by all
+        scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
     if scaler is None:
         optimizer.step()

@@ -12,8 +12,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,12 +23,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lama_minimal.checkpoint import TrainingState, settle
-from lama_minimal.config import OptimizerSettings, Settings, UserError, from_dict
+from lama_minimal.checkpoint import TrainingState, check_same_parts, find, pick_device
+from lama_minimal.config import OptimizerSettings, Settings, UserError, check, read_settings
 from lama_minimal.data import Batch, EvaluationSample, collate, training_loader, validation_set
 from lama_minimal.metrics import gradient_energy, hole_error
 from lama_minimal.models import Generator, composite, generator_input
-from lama_minimal.steps import discriminator_step, generator_step
+from lama_minimal.steps import average_over_processes, discriminator_step, generator_step
 from lama_minimal.viz import overlay_mask, save_sheet
 
 WARM_UP = 50
@@ -68,6 +68,7 @@ def train(
         UserError: ``out`` already holds a run and ``resume`` is not given, a checkpoint is damaged or cannot be
             written, or a loss is no longer a number.
     """
+    check(settings)
     rank, world, place = join_processes(device)
     run = settings.run
     folder = None if out is None else RunFolder(Path(out), settings, resume, writes=rank == 0)
@@ -81,7 +82,7 @@ def train(
     held_out = validation_set(settings.data)
     options = dict(clip=settings.optimizer.clip, precision=run.precision)
 
-    with finish_step_when_interrupted() as interrupted:
+    with finish_step_when_interrupted(place) as interrupted, folder or nullcontext():
         while state.step < run.steps and not interrupted():
             began = time.perf_counter()
             learning_rate = set_learning_rates(state, settings.optimizer)
@@ -95,13 +96,14 @@ def train(
                 terms |= discriminator_step(
                     generator, state.discriminator, state.discriminator_optimizer, micro, settings.loss, **options
                 )
+            average_statistics(state)
             if state.average is not None:
                 state.average.update_parameters(state.generator)
             state.step += 1
 
             values = read_terms(terms, state, folder)
             speed = world * run.accumulate * run.batch_size / (time.perf_counter() - began)
-            due = state.step % run.evaluate_every == 0 or state.step == run.steps
+            due = rank == 0 and (state.step % run.evaluate_every == 0 or state.step == run.steps)
             evaluation = evaluate_now(state.best_generator, held_out, place) if due else {}
             record = Record(state.step, values, learning_rate, speed, evaluation)
             if folder is not None:
@@ -110,17 +112,24 @@ def train(
                 yield record
             except GeneratorExit:  # the caller has seen enough
                 break
-    if folder is not None:
-        folder.save_last(state)
+        if folder is not None:
+            folder.save_last(state)
+
+
+def average_statistics(state: TrainingState) -> None:
+    """Make BatchNorm's running statistics the mean of those of all processes; each normalises by its own batch."""
+    networks = [network for network in (state.generator, state.discriminator) if network is not None]
+    average_over_processes(b for network in networks for b in network.buffers() if b.is_floating_point())
 
 
 def join_processes(device: str | None) -> tuple[int, int, torch.device]:
     """Rank, number of processes and device of this process; joins the group that ``torchrun`` has prepared, if any."""
-    cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    place = pick_device(device)
     if "WORLD_SIZE" not in os.environ:
-        return 0, 1, torch.device(device or ("cuda" if cuda else "cpu"))
-    place = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    if cuda:
+        return 0, 1, place
+    cuda = place.type == "cuda"
+    if cuda:  # each process of a machine has a GPU of its own
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(place)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
@@ -128,10 +137,11 @@ def join_processes(device: str | None) -> tuple[int, int, torch.device]:
 
 
 @contextmanager
-def finish_step_when_interrupted() -> Iterator[Any]:
+def finish_step_when_interrupted(device: torch.device) -> Iterator[Callable[[], bool]]:
     """Ctrl+C and a polite kill ask for an end after the step at hand; a second Ctrl+C ends at once.
 
-    Yields a function that says whether an end was asked for. Outside the main thread signals stay as they are.
+    Yields a function that says whether an end was asked for, of any process. Outside the main thread signals stay as
+    they are.
     """
     asked: list[int] = []
 
@@ -145,8 +155,15 @@ def finish_step_when_interrupted() -> Iterator[Any]:
             before[number] = signal.signal(number, ask)
     except ValueError:  # not the main thread
         pass
+
+    def any_asked() -> bool:
+        flag = torch.tensor(float(bool(asked)), device=device)
+        if dist.is_initialized():
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
     try:
-        yield lambda: bool(asked)
+        yield any_asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -229,24 +246,40 @@ class RunFolder:
         if (path / "settings.json").exists():
             if not resume:
                 raise UserError(f"{path} already holds a run: add --resume to go on with it, or choose another --out")
-            before = from_dict(json.loads((path / "settings.json").read_text()))
-            if before.generator != settings.generator:
-                raise UserError(f"{path} was started with another generator: resume with its preset and settings")
+            check_same_parts(read_settings(path / "settings.json"), settings)
+        with self._writing():
+            (path / "samples").mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> "RunFolder":
+        """Write to the folder for a while."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Bring what is still in memory to the disk."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the disk refuses into one line."""
+        try:
+            yield
+        except OSError as error:
+            kept = self.checkpoints()
+            raise UserError(f"cannot write to {self.path} ({error.strerror}); checkpoints there: {kept}") from error
 
     def restore(self, state: TrainingState) -> None:
         """Take over the ``last`` checkpoint if there is one, and make the folder ready for what follows it."""
-        if self.writes:
-            settle(self.path / "last")
-        if dist.is_initialized():
-            dist.barrier()  # nobody reads before the first process has tidied up
-        if (self.path / "last").exists():
+        if find(self.path / "last").exists():
             state.load(self.path / "last")
         self.saved_step = state.step
+        if dist.is_initialized():
+            dist.barrier()  # the first process writes only when all have read
         if not self.writes:
             return
-        (self.path / "samples").mkdir(parents=True, exist_ok=True)
-        (self.path / "settings.json").write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
-        self._forget_rows_after(state.step)
+        with self._writing():
+            _replace(self.path / "settings.json", json.dumps(asdict(self.settings), indent=2) + "\n")
+            self._forget_rows_after(state.step)
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -259,13 +292,14 @@ class RunFolder:
         if not self.writes:
             return
         run = self.settings.run
-        self._log(record)
         last = state.step == run.steps
+        with self._writing():
+            self._log(record)
+            if state.step % run.sample_every == 0 or last:
+                self._save_samples(state, held_out)
         if record.evaluation and record.evaluation["hole_error"] < state.best_error:
             state.best_error = record.evaluation["hole_error"]
             state.save(self.path / "best")
-        if state.step % run.sample_every == 0 or last:
-            self._save_samples(state, held_out)
         if state.step % run.save_every == 0 or last:
             self.save_last(state)
 
@@ -285,38 +319,47 @@ class RunFolder:
         log = self.path / "log.csv"
         if not log.exists():
             return
-        with log.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and int(row["step"]) <= step]
-        log.unlink()
-        for row in rows:
-            self._append(row)
+        header, *rows = log.read_text().splitlines() or [""]
+        whole = [row for row in rows if row.count(",") == header.count(",")]
+        kept = [row for row in whole if row.split(",")[0].isdigit() and int(row.split(",")[0]) <= step]
+        _replace(log, "".join(f"{row}\n" for row in [header, *kept] if header))
 
     def _log(self, record: Record) -> None:
         """Add a row to ``log.csv``, and to TensorBoard where it is installed."""
         values: dict[str, Any] = {"learning_rate": record.learning_rate, "images_per_second": record.images_per_second}
         values |= record.terms | {"hole_error": "", "gradient_energy": ""} | record.evaluation
-        self._append({"step": record.step} | values)
+        path, row = self.path / "log.csv", {"step": record.step} | values
+        with path.open("a+", newline="") as file:
+            file.seek(0)
+            columns = file.readline().strip().split(",")
+            writer = csv.DictWriter(
+                file, columns if columns != [""] else row, extrasaction="ignore", lineterminator="\n"
+            )
+            if columns == [""]:
+                writer.writeheader()
+            writer.writerow(row)
         if self.tensorboard is not None:
             for name, value in values.items():
                 if value != "":
                     self.tensorboard.add_scalar(name, value, record.step)
 
-    def _append(self, row: dict[str, Any]) -> None:
-        path = self.path / "log.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-
     def _save_samples(self, state: TrainingState, samples: list[EvaluationSample]) -> None:
         """Write a sheet of held-out pictures: with their hole, filled, original."""
         device = next(state.generator.parameters()).device
         shown = samples[:8]
+        side = max(128, self.settings.data.size)
         pictures: list[np.ndarray] = []
         for _, filled in _fill(state.best_generator, shown, device):
             for sample, picture in zip(shown, filled, strict=True):
                 array = (picture.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
                 pictures += [overlay_mask(sample.image, sample.mask), array, sample.image]
-        save_sheet(self.path / "samples" / f"{state.step:07d}.jpg", pictures, 6, ["hole", "filled", "original"] * 2)
+        save_sheet(
+            self.path / "samples" / f"{state.step:07d}.jpg", pictures, 6, ["hole", "filled", "original"] * 2, side
+        )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    os.replace(new, path)

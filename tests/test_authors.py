@@ -341,6 +341,7 @@ def test_published_sizes_are_those_of_the_networks():
             "big-lama": count_parameters(FourierGenerator(blocks=18)),
             "big-lama-torchscript": count_parameters(FourierGenerator(blocks=18)),
             "ade20k": count_parameters(ResNetEncoder()),
+            "imagenet-resnet50": count_parameters(ResNetEncoder()),
             "vgg19": count_parameters(VGG19Encoder()),
         }
     assert sizes == {name: weights.parameters for name, weights in PUBLISHED.items()}

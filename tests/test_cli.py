@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lama_minimal.cli import main
-from lama_minimal.config import PRESETS, Settings, UserError, from_dict, preset, to_dict
+from lama_minimal.config import PRESETS, Settings, UserError, check, from_dict, preset
 
 TINY = [
     *("--preset", "demo", "--device", "cpu", "--generator.width", "8", "--generator.blocks", "1", "--data.size", "32"),
@@ -96,6 +97,64 @@ def test_mistakes_are_one_line(trained, picture, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--steps", "0"], "run.steps"),
+        (["--run.batch-size", "-1"], "run.batch_size"),
+        (["--run.accumulate", "0"], "run.accumulate"),
+        (["--run.evaluate-every", "0"], "run.evaluate_every"),
+        (["--data.size", "50"], "data.size"),
+        (["--data.size", "8"], "data.size"),
+        (["--data.workers", "-1"], "data.workers"),
+        (["--data.evaluation-images", "0"], "data.evaluation_images"),
+        (["--data.scenes", "2"], "data.scenes"),
+        (["--device", "abacus"], "device"),
+        (["--loss.perceptual", "1", "--perceptual.network", "nothing"], "nothing"),
+    ],
+)
+def test_settings_out_of_range_are_one_line(tmp_path, capsys, flags, named):
+    assert named in one_line(fails(capsys, "train", "--out", tmp_path / "run", *TINY, *flags))
+    assert not (tmp_path / "run/last").exists()
+
+
+def test_folders_that_cannot_be_written_are_one_line(trained, picture, capsys):
+    file = picture / "photo.png"
+    for out in (file, file / "run"):
+        assert "photo.png" in one_line(fails(capsys, "train", "--out", out, *TINY, "--steps", "1"))
+    said = fails(capsys, "inpaint", file, "--mask", picture / "mask.png", "--out", file / "x.png", "--model", trained)
+    assert "photo.png" in one_line(said)
+    said = fails(capsys, "evaluate", "--model", trained, "--out", picture / "report", "--seed", "-1")
+    assert "seed" in one_line(said)
+
+
+def test_a_damaged_settings_file_is_one_line(trained, tmp_path, capsys):
+    for content in ("", "[]", "{", '{"run": 3}', '{"generator": {"convolution": "foo"}}', '{"run": {"steps": "x"}}'):
+        (tmp_path / "settings.json").write_text(content)
+        assert "settings" in one_line(fails(capsys, "train", "--out", tmp_path, "--resume"))
+
+
+def test_resuming_never_changes_a_run_silently(trained, capsys):
+    """The run's own settings are taken, whatever the preset; what does not fit its state is refused."""
+    before = (trained / "settings.json").read_text()
+    main(["train", "--out", str(trained), "--resume", "--preset", "lama-fourier"])
+    assert (trained / "settings.json").read_text() == before
+    capsys.readouterr()
+    for flags, named in (
+        (["--generator.width", "16"], "generator"),
+        (["--loss.adversarial", "1"], "discriminator"),
+        (["--optimizer.ema", "0.9"], "moving average"),
+        (["--run.precision", "float16"], "float16"),
+    ):
+        assert named in one_line(fails(capsys, "train", "--out", trained, "--resume", *flags))
+    assert (trained / "settings.json").read_text() == before
+
+
+def test_every_preset_passes_its_own_check():
+    for settings in PRESETS.values():
+        check(settings)
+
+
 def test_a_typo_suggests_the_nearest_field(capsys):
     assert "--generator.width" in fails(capsys, "train", "--out", "x", "--generator.widht", "3")
     assert "--strategy" in fails(capsys, "inpaint", "x", "--out", "y", "--stratgy", "crop")
@@ -104,8 +163,8 @@ def test_a_typo_suggests_the_nearest_field(capsys):
 
 def test_settings_survive_json():
     for settings in PRESETS.values():
-        assert from_dict(to_dict(settings)) == settings
-    with pytest.raises(UserError, match=r"did you mean generator\.width"):
+        assert from_dict(asdict(settings)) == settings
+    with pytest.raises(UserError, match=r"generator\.widht; did you mean width"):
         from_dict({"generator": {"widht": 3}})
     with pytest.raises(UserError, match="did you mean big-lama"):
         preset("big_lama")
@@ -117,7 +176,7 @@ def test_help_explains_every_setting(capsys):
         main(["train", "--help"])
     assert stop.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    for part, values in to_dict(Settings()).items():
+    for part, values in asdict(Settings()).items():
         for name in values:
             assert f"--{part}.{name.replace('_', '-')}" in said
 

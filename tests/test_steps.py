@@ -3,6 +3,7 @@
 import copy
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -208,3 +209,31 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
         if not name.endswith(".0.bias"):
             stride = abs(value - start[name]).max()
             assert abs(both[0][name] - value).max() < 0.02 * stride + 1e-7, name
+
+
+def _overflow_on_one(rank, world, file, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+    generator = networks(8)[0]
+    optimizer, scaler = adam(generator), torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    one = batch(rank)
+    for overflows in (True, False):
+        image = one.image * float("inf") if overflows and rank == 1 else one.image
+        generator_step(
+            generator, None, None, optimizer, [Batch(image, one.mask)], replace(NONE, l1_known=1.0),
+            precision="float16", scaler=scaler,
+        )  # fmt: skip
+        if overflows:  # infinite activations have reached the running statistics of this one process
+            generator.load_state_dict(networks(8)[0].state_dict())
+    results[rank] = {name: value.numpy() for name, value in snapshot(generator).items()} | {"s": scaler.get_scale()}
+    dist.destroy_process_group()
+
+
+def test_an_overflow_in_one_process_is_skipped_by_all(tmp_path):
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_overflow_on_one, (2, tmp_path / "group", results), nprocs=2)
+        first, second = dict(results[0]), dict(results[1])
+    assert first.pop("s") == second.pop("s") == 2.0**15
+    for name, value in first.items():
+        assert np.isfinite(value).all() and (value == second[name]).all(), name
