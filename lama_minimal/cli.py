@@ -103,7 +103,7 @@ def run_train(arguments: Train) -> None:
     """Train with a progress bar."""
     from tqdm import tqdm
 
-    from lama_minimal.train import train
+    from lama_minimal.train import leave_processes, train
 
     settings = arguments.settings
     if arguments.data is not None:
@@ -119,6 +119,7 @@ def run_train(arguments: Train) -> None:
         shown = {name: f"{value:.3g}" for name, value in (record.terms | evaluation).items() if "norm" not in name}
         bar.set_postfix(shown, refresh=False)
         bar.update()
+    leave_processes()
     if bar is not None:
         bar.close()
     elif not quiet:

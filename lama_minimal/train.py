@@ -136,6 +136,12 @@ def join_processes(device: str | None) -> tuple[int, int, torch.device]:
     return dist.get_rank(), dist.get_world_size(), place
 
 
+def leave_processes() -> None:
+    """Leave the group that :func:`join_processes` joined, at the end of a program."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextmanager
 def finish_step_when_interrupted(device: torch.device) -> Iterator[Callable[[], bool]]:
     """Ctrl+C and a polite kill ask for an end after the step at hand; a second Ctrl+C ends at once.
