@@ -120,6 +120,16 @@ def test_top_level_is_complete(path):
     assert (ROOT / path).exists()
 
 
+def test_the_readme_points_at_files_that_exist():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert links and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_readme_names_every_module():
+    tree = (ROOT / "README.md").read_text()
+    assert not [name for name in LEVEL if f"  {name}.py " not in tree]
+
+
 def test_ci_calls_what_the_readme_says():
     assert "make test" in (ROOT / ".ci/run").read_text()
     assert "make test" in (ROOT / "README.md").read_text()
