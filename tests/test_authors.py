@@ -2,7 +2,6 @@
 
 import copyreg
 import functools
-import json
 import operator
 import os
 import pickle
@@ -20,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from reference import REFERENCE, draw_weights, relative_error, tensors
+from safetensors.torch import save_file
 
 from lama_minimal import authors
 from lama_minimal.authors import (
@@ -35,44 +35,20 @@ from lama_minimal.download import PUBLISHED
 from lama_minimal.models import FourierGenerator, count_parameters
 from lama_minimal.perceptual import ResNetEncoder, VGG19Encoder
 
-GOLDEN = Path(__file__).parent / "golden"
-REFERENCE = json.loads((GOLDEN / "reference.json").read_text())
 ADE20K_FILE = "encoder_epoch_20.pth"
 
 
 @pytest.fixture(scope="module")
 def golden():
-    return load_file(GOLDEN / "reference.safetensors")
+    return tensors()
 
 
-def draw(keys, seed):
-    """The reference's weights, by the formula that the golden numbers were computed with."""
-    drawn = {}
-    for k, (name, shape) in enumerate(keys.items()):
-        r = np.random.RandomState(seed + k)
-        if name.endswith("num_batches_tracked"):
-            drawn[name] = torch.tensor(0)
-            continue
-        if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
-            value = r.uniform(0.5, 1.5, shape)
-        elif len(shape) == 1:
-            value = 0.1 * r.standard_normal(shape)
-        else:
-            value = r.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
-        drawn[name] = torch.from_numpy(np.asarray(value, np.float32))
-    return drawn
-
-
-GENERATOR = draw(REFERENCE["generators"]["fourier"]["keys"], 100)
-DISCRIMINATOR = draw(REFERENCE["discriminator"], 600)
+GENERATOR = draw_weights(REFERENCE["generators"]["fourier"]["keys"], 100)
+DISCRIMINATOR = draw_weights(REFERENCE["discriminator"], 600)
 
 
 def prefixed(prefix, state_dict):
     return {prefix + name: tensor for name, tensor in state_dict.items()}
-
-
-def relative(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 def same(a, b):
@@ -245,7 +221,7 @@ def test_loaded_generator_computes_what_the_reference_does(tmp_path, golden, sav
     generator = load_authors_generator(str(tmp_path / "file"))
     assert not generator.training
     with torch.no_grad():
-        assert relative(generator(golden["fourier.x"]), golden["fourier.y_eval"]) < 1e-5
+        assert relative_error(generator(golden["fourier.x"]), golden["fourier.y_eval"]) < 1e-5
 
 
 def test_discriminator_comes_along_for_fine_tuning(tmp_path, golden):
@@ -253,18 +229,20 @@ def test_discriminator_comes_along_for_fine_tuning(tmp_path, golden):
     _, discriminator = load_authors_networks(tmp_path / "last.ckpt")
     with torch.no_grad():
         logits, _ = discriminator(golden["discriminator.x"])
-    assert relative(logits, golden["discriminator.logits"]) < 1e-5
+    assert relative_error(logits, golden["discriminator.logits"]) < 1e-5
     save_torchscript(tmp_path / "x.pt")
     assert load_authors_networks(tmp_path / "x.pt")[1] is None
 
 
 @pytest.mark.parametrize("name", ["regular", "dilated"])
 def test_other_generators_of_the_paper(tmp_path, golden, name):
-    weights = draw(REFERENCE["generators"][name]["keys"], 100)
+    weights = draw_weights(REFERENCE["generators"][name]["keys"], 100)
     torch.save({"state_dict": prefixed("generator.", weights)}, tmp_path / "best.ckpt")
     with torch.no_grad():
         assert (
-            relative(load_authors_generator(tmp_path / "best.ckpt")(golden[f"{name}.x"]), golden[f"{name}.y_eval"])
+            relative_error(
+                load_authors_generator(tmp_path / "best.ckpt")(golden[f"{name}.x"]), golden[f"{name}.y_eval"]
+            )
             < 1e-5
         )
 
@@ -274,7 +252,7 @@ def test_other_generators_of_the_paper(tmp_path, golden, name):
 
 def csail_file(path, keys):
     """As the CSAIL code wrote its files: PyTorch 0.4's format, no counters, bookkeeping beside the statistics."""
-    weights = {k: t for k, t in draw(keys, 1000).items() if not k.endswith("num_batches_tracked")}
+    weights = {k: t for k, t in draw_weights(keys, 1000).items() if not k.endswith("num_batches_tracked")}
     for key in [k for k in weights if k.endswith("running_mean")]:
         weights[key.replace("running_mean", "_tmp_running_mean")] = torch.ones_like(weights[key])
         weights[key.replace("running_mean", "_tmp_running_var")] = torch.ones_like(weights[key])
@@ -371,7 +349,7 @@ def test_big_lama_by_name_from_a_server(tmp_path, monkeypatch, golden):
         server.server_close()
     generator = load_authors_generator("big-lama")  # now from the cache
     with torch.no_grad():
-        assert relative(generator(golden["fourier.x"]), golden["fourier.y_eval"]) < 1e-5
+        assert relative_error(generator(golden["fourier.x"]), golden["fourier.y_eval"]) < 1e-5
     monkeypatch.setitem(PUBLISHED, "big-lama", replace(PUBLISHED["big-lama"], parameters=50_975_875))
     with pytest.raises(UserError, match="another network"):
         load_authors_generator("big-lama")
