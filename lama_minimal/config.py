@@ -178,7 +178,7 @@ PRESETS: dict[str, Settings] = {
     "big-lama": _variant(generator=dict(blocks=18), run=dict(batch_size=15)),
     "lama-regular": _variant(generator=dict(convolution="regular")),
     "lama-dilated": _variant(generator=dict(convolution="dilated")),
-    # one GPU, a few hours
+    # one GPU; untried so far
     "gpu": _variant(
         generator=dict(width=48, blocks=6),
         discriminator=dict(width=48),
@@ -187,7 +187,7 @@ PRESETS: dict[str, Settings] = {
         optimizer=dict(ema=0.999, schedule="cosine"),
         run=dict(steps=60_000, batch_size=32, precision="bfloat16", evaluate_every=2000),
     ),
-    # two CPU cores, at most an hour, all five losses
+    # two CPU cores, about an hour, all five losses
     "cpu": _variant(
         _SMALL,
         loss=dict(l1_known=2.0, l1_hole=10.0, adversarial=0.3, feature_matching=2.0, perceptual=0.1),

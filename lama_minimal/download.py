@@ -469,7 +469,8 @@ def fetch_weights(name: str) -> Path:
             return fetch_file(weights.url, file, sha256=weights.sha256, md5=weights.md5)
         return _fetch_folder(weights, file)
     except UserError as error:
-        by_hand = f"by hand: fetch {weights.url} (see {weights.page}) and put it at {file}"
+        terms = f"see {weights.page}; licence: {weights.licence}"
+        by_hand = f"by hand: fetch {weights.url} ({terms}) and put it at {file}"
         raise UserError(f"{name}: {error}; {by_hand}") from error
 
 

@@ -113,3 +113,68 @@ def test_trajectory(golden):
             assert value.item() == pytest.approx(theirs, rel=1e-4 if s == 0 else 1e-2), (s, name)
     final = generator.eval()(generator_input(image(seed + 77, 2, 64, 64), hole(seed + 78, 2, 64, 64)))
     assert relative_error(final, golden["trajectory.final_y"]) < 1e-2
+
+
+def reference_shapes(width, downsamplings, blocks, ratio, lfu):
+    """Keys and shapes of the authors' FFC generator, written down from their layer list (not from our converter)."""
+    shapes = {}
+
+    def norm(name, channels):
+        for entry in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.{entry}"] = [channels]
+        shapes[f"{name}.num_batches_tracked"] = []
+
+    def ffc(name, inside, outside, kernel):
+        for source, channels_in in zip("lg", inside, strict=True):
+            for target, channels_out in zip("lg", outside, strict=True):
+                if channels_in and channels_out and source + target != "gg":
+                    shapes[f"{name}.ffc.conv{source}2{target}.weight"] = [channels_out, channels_in, kernel, kernel]
+        if inside[1] and outside[1]:
+            at, half = f"{name}.ffc.convg2g", outside[1] // 2
+            shapes[f"{at}.conv1.0.weight"] = [half, inside[1], 1, 1]
+            norm(f"{at}.conv1.1", half)
+            for unit in ["fu", "lfu"] if lfu else ["fu"]:
+                shapes[f"{at}.{unit}.conv_layer.weight"] = [2 * half, 2 * half, 1, 1]
+                norm(f"{at}.{unit}.bn", 2 * half)
+            shapes[f"{at}.conv2.weight"] = [outside[1], half, 1, 1]
+        for branch, channels in zip("lg", outside, strict=True):
+            if channels:
+                norm(f"{name}.bn_{branch}", channels)
+
+    wide = width * 2**downsamplings
+    trunk = (wide - int(wide * ratio), int(wide * ratio))
+    ffc("model.1", (4, 0), (width, 0), 7)
+    for n in range(downsamplings):
+        last = n == downsamplings - 1
+        ffc(f"model.{n + 2}", (width * 2**n, 0), trunk if last else (width * 2 ** (n + 1), 0), 3)
+    for n in range(blocks):
+        for half in ("conv1", "conv2"):
+            ffc(f"model.{downsamplings + 2 + n}.{half}", trunk, trunk, 3)
+    at = downsamplings + blocks + 3
+    for n in range(downsamplings):
+        channels = wide // 2**n
+        shapes[f"model.{at + 3 * n}.weight"] = [channels, channels // 2, 3, 3]
+        shapes[f"model.{at + 3 * n}.bias"] = [channels // 2]
+        norm(f"model.{at + 3 * n + 1}", channels // 2)
+    shapes[f"model.{at + 3 * downsamplings + 1}.weight"] = [3, width, 7, 7]
+    shapes[f"model.{at + 3 * downsamplings + 1}.bias"] = [3]
+    return shapes
+
+
+def test_the_written_down_shapes_are_the_golden_ones():
+    assert reference_shapes(8, 3, 2, 0.75, False) == REFERENCE["generators"]["fourier"]["keys"]
+    assert len(reference_shapes(64, 3, 18, 0.75, False)) == 989  # as published for big-lama
+    assert len(reference_shapes(64, 3, 9, 0.75, False)) == 521  # and for lama-fourier
+
+
+@pytest.mark.parametrize("width", [6, 16])
+@pytest.mark.parametrize(("downsamplings", "blocks"), [(2, 1), (3, 3), (4, 1)])
+@pytest.mark.parametrize(("ratio", "lfu"), [(0.0, False), (0.5, False), (0.75, True), (1.0, False)])
+def test_other_widths_depths_and_ratios_load(width, downsamplings, blocks, ratio, lfu):
+    shapes = reference_shapes(width, downsamplings, blocks, ratio, lfu and width == 16)
+    generator = load_reference(draw_weights(shapes, 5), "generator")
+    assert sum(p.numel() for p in generator.state_dict().values()) == sum(
+        np.prod(s, dtype=int) for s in shapes.values()
+    )
+    side = 2 * 2**downsamplings
+    assert generator(torch.rand(1, 4, side, 2 * side)).shape == (1, 3, side, 2 * side)
