@@ -5,7 +5,6 @@ reading pictures and masks in the forms people have them, padding to sizes that 
 deal with large pictures. :meth:`Inpainter.predict` is the only place where a network runs.
 """
 
-import math
 import os
 import re
 import uuid
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from lama_minimal.checkpoint import load_generator, pick_device
 from lama_minimal.config import UserError
 from lama_minimal.data import find_images, read_image
-from lama_minimal.models import generator_input
+from lama_minimal.models import generator_input, pad_symmetric, size_limits
 
 Strategy = Literal["auto", "whole", "crop", "resize"]
 """How a picture reaches the network: as it is, as crops around its holes, or shrunk; ``auto`` is crop or whole."""
@@ -217,29 +216,6 @@ def save_image(
 
 
 # --------------------------------------------------------------------------------------------------- sizes and crops
-
-
-def size_limits(generator: nn.Module) -> tuple[int, int]:
-    """What a generator asks of a picture's sides: (they are multiples of this, they are at least this), pixels.
-
-    Reflection padding needs more pixels than it adds: at the trunk's size, more than the largest dilation.
-    """
-    modules = list(generator.modules())
-    multiple = math.prod(module.stride[0] for module in modules if isinstance(module, nn.ConvTranspose2d))
-    dilation = max((module.dilation[0] for module in modules if isinstance(module, nn.Conv2d)), default=0)
-    return multiple, multiple * (dilation + 1)
-
-
-def pad_symmetric(x: Tensor, height: int, width: int) -> Tensor:
-    """Extend (B, C, h, w) at the bottom and right to (B, C, height, width) by mirroring, as often as it takes."""
-
-    def mirrored(length: int, target: int) -> Tensor:
-        index = torch.arange(target, device=x.device) % (2 * length)  # 0 1 2 2 1 0 0 1 …
-        return torch.where(index < length, index, 2 * length - 1 - index)
-
-    if x.shape[-2] != height:
-        x = x.index_select(-2, mirrored(x.shape[-2], height))
-    return x if x.shape[-1] == width else x.index_select(-1, mirrored(x.shape[-1], width))
 
 
 @dataclass(frozen=True)

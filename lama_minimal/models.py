@@ -7,6 +7,7 @@ dilated convolutions.
 Shape letters: B batch, H × W pixels, multiples of ``2 ** downsamplings``.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -27,6 +28,29 @@ def generator_input(image: Tensor, mask: Tensor) -> Tensor:
 def composite(prediction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     """The prediction inside the hole, the image outside: ``m · p + (1 - m) · x``."""
     return mask * prediction + (1 - mask) * image
+
+
+def size_limits(generator: nn.Module) -> tuple[int, int]:
+    """What a generator asks of a picture's sides: (they are multiples of this, they are at least this), pixels.
+
+    Reflection padding needs more pixels than it adds: at the trunk's size, more than the largest dilation.
+    """
+    modules = list(generator.modules())
+    multiple = math.prod(module.stride[0] for module in modules if isinstance(module, nn.ConvTranspose2d))
+    dilation = max((module.dilation[0] for module in modules if isinstance(module, nn.Conv2d)), default=0)
+    return multiple, multiple * (dilation + 1)
+
+
+def pad_symmetric(x: Tensor, height: int, width: int) -> Tensor:
+    """Extend (B, C, h, w) at the bottom and right to (B, C, height, width) by mirroring, as often as it takes."""
+
+    def mirrored(length: int, target: int) -> Tensor:
+        index = torch.arange(target, device=x.device) % (2 * length)  # 0 1 2 2 1 0 0 1 …
+        return torch.where(index < length, index, 2 * length - 1 - index)
+
+    if x.shape[-2] != height:
+        x = x.index_select(-2, mirrored(x.shape[-2], height))
+    return x if x.shape[-1] == width else x.index_select(-1, mirrored(x.shape[-1], width))
 
 
 class ConvBlock(nn.Sequential):
@@ -179,9 +203,17 @@ class ResidualGenerator(nn.Module):
         self.trunk = nn.Sequential(*(ResidualBlock(channels[-1], dilations) for _ in range(blocks)))
         self.decoder = Decoder(channels[::-1])
 
+    def encode(self, x: Tensor) -> Tensor:
+        """Map the (B, 4, H, W) input to the trunk's feature map at an eighth of the size."""
+        return self.encoder(x)
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Map a feature map of :meth:`encode` to the (B, 3, H, W) prediction in [0, 1]: trunk, then decoder."""
+        return torch.sigmoid(self.decoder(self.trunk(features)).float())
+
     def forward(self, x: Tensor) -> Tensor:
         """Map :func:`generator_input`, (B, 4, H, W), to a prediction (B, 3, H, W) in [0, 1]."""
-        return torch.sigmoid(self.decoder(self.trunk(self.encoder(x))).float())
+        return self.decode(self.encode(x))
 
 
 Generator = FourierGenerator | ResidualGenerator

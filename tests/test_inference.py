@@ -19,13 +19,11 @@ from lama_minimal.inference import (
     colour_profile,
     crops_around,
     inpaint_folder,
-    pad_symmetric,
     plan_folder,
     read_mask,
     save_image,
-    size_limits,
 )
-from lama_minimal.models import FourierGenerator, ResidualGenerator
+from lama_minimal.models import FourierGenerator, ResidualGenerator, pad_symmetric, size_limits
 
 EXIF_ORIENTATION = 0x0112
 
