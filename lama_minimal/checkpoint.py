@@ -63,7 +63,7 @@ class TrainingState:
             return network.to(device, memory_format=memory_format)
 
         def adam(network: nn.Module, learning_rate: float) -> Adam:
-            return Adam(network.parameters(), lr=learning_rate, fused=device.type == "cuda")
+            return Adam(network.parameters(), lr=learning_rate, fused=True)
 
         generator = place(build_generator(**asdict(settings.generator))).train()
         judged = loss.adversarial > 0 or loss.feature_matching > 0

@@ -16,6 +16,39 @@ Branches = tuple[Tensor | None, Tensor | None]
 """A feature map in two parts, (local, global); a branch without channels is ``None``."""
 
 
+class ReflectConv2d(nn.Conv2d):
+    """A convolution whose input is extended by its mirror image, so that no border looks like an edge.
+
+    The same as :class:`torch.nn.Conv2d` with ``padding_mode="reflect"``, which on a CPU leaves mixed precision to pad:
+    two copies of every feature map, there and back.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = True,
+    ) -> None:
+        """Build a convolution that keeps the size, or divides it by ``stride``; ``kernel_size`` is odd."""
+        padding = dilation * (kernel_size // 2)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias, padding_mode="reflect"
+        )
+
+    def pad(self, x: Tensor) -> Tensor:
+        """The input with its mirrored border."""
+        rows, columns = self.padding
+        with torch.autocast(x.device.type, enabled=False):
+            return F.pad(x, (columns, columns, rows, rows), mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C_out, H / stride, W / stride)."""
+        return F.conv2d(self.pad(x), self.weight, self.bias, self.stride, 0, self.dilation)
+
+
 def project_hermitian(half_spectrum: Tensor, width: int) -> Tensor:
     """Return the half spectrum of the real signal closest to what ``half_spectrum`` describes.
 
@@ -55,7 +88,7 @@ class FourierUnit(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)  # transforms never run in half precision
         spectrum = torch.view_as_real(torch.fft.rfft2(x.to(wide), norm="ortho"))
         spectrum = rearrange(spectrum, "b c h k part -> b (c part) h k")  # re₀, im₀, re₁, im₁, …
-        spectrum = F.relu(self.norm(self.conv(spectrum.to(x.dtype))))
+        spectrum = F.relu_(self.norm(self.conv(spectrum.to(x.dtype))))
         spectrum = rearrange(spectrum.to(wide), "b (c part) h k -> b c h k part", part=2)
         spectrum = project_hermitian(torch.view_as_complex(spectrum.contiguous()), width)
         return torch.fft.irfft2(spectrum, s=(height, width), norm="ortho").to(x.dtype)
@@ -93,7 +126,7 @@ class SpectralTransform(nn.Module):
         """Build the transform; ``lfu`` adds a :class:`LocalFourierUnit` beside the Fourier unit."""
         super().__init__()
         half = out_channels // 2
-        self.reduce = nn.Sequential(nn.Conv2d(in_channels, half, 1, bias=False), nn.BatchNorm2d(half), nn.ReLU())
+        self.reduce = nn.Sequential(nn.Conv2d(in_channels, half, 1, bias=False), nn.BatchNorm2d(half), nn.ReLU(True))
         self.fourier_unit = FourierUnit(half, half)
         self.local_fourier_unit = LocalFourierUnit(half) if lfu else None
         self.expand = nn.Conv2d(half, out_channels, 1, bias=False)
@@ -107,13 +140,11 @@ class SpectralTransform(nn.Module):
         return self.expand(mixed)
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Conv2d | None:
-    """A reflection-padded convolution without bias, or ``None`` where one side has no channels."""
+def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> ReflectConv2d | None:
+    """A convolution without bias, or ``None`` where one side has no channels."""
     if not in_channels or not out_channels:
         return None
-    return nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False, padding_mode="reflect"
-    )
+    return ReflectConv2d(in_channels, out_channels, kernel_size, stride, bias=False)
 
 
 def _sum(*terms: Tensor | None) -> Tensor | None:
@@ -188,8 +219,8 @@ class FFCBlock(nn.Module):
         """Map a pair of branches to a pair of branches."""
         local, glob = self.ffc(branches)
         return (
-            None if local is None else F.relu(self.local_norm(local)),
-            None if glob is None else F.relu(self.global_norm(glob)),
+            None if local is None else F.relu_(self.local_norm(local)),
+            None if glob is None else F.relu_(self.global_norm(glob)),
         )
 
 

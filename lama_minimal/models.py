@@ -13,8 +13,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lama_minimal.fourier import Branches, FFCBlock, FFCResidual
+from lama_minimal.fourier import Branches, FFCBlock, FFCResidual, ReflectConv2d
 
 DILATIONS = {"regular": (1,), "dilated": (1, 2, 4, 8)}
 """Dilations of the parallel 3×3 convolutions in a residual block without Fourier convolutions."""
@@ -54,26 +55,26 @@ def pad_symmetric(x: Tensor, height: int, width: int) -> Tensor:
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution that keeps (or, with stride 2, halves) the size, BatchNorm, ReLU."""
+    """Convolution, BatchNorm, ReLU."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 3,
-        stride: int = 1,
-        *,
-        bias: bool,
-        padding_mode: str,
-    ) -> None:
-        """Build the block; ``padding_mode`` as in :class:`torch.nn.Conv2d`."""
-        super().__init__(
-            nn.Conv2d(
-                in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=bias, padding_mode=padding_mode
-            ),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
-        )
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        """Build the block around ``conv``."""
+        super().__init__(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(inplace=True))
+
+
+class ColourConv(ReflectConv2d):
+    """The 7×7 convolution from many channels to three colours, four pixels at a time.
+
+    Three output channels leave most of a processor's vector lanes idle. An 8×8 convolution with stride 2 holds the
+    7×7 kernel at its four places and computes a 2×2 block of pixels as twelve channels: the same sums, two to three
+    times as fast.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W), H and W even, to (B, 3, H, W)."""
+        places = [(column, 1 - column, row, 1 - row) for row in (0, 1) for column in (0, 1)]
+        weight = torch.stack([F.pad(self.weight, place) for place in places], dim=1).flatten(0, 1)  # (12, C, 8, 8)
+        return F.pixel_shuffle(F.conv2d(self.pad(x), weight, self.bias.repeat_interleave(4), stride=2), 2)
 
 
 class Decoder(nn.Sequential):
@@ -84,8 +85,8 @@ class Decoder(nn.Sequential):
         layers: list[nn.Module] = []
         for wide, narrow in pairwise(channels):
             up = nn.ConvTranspose2d(wide, narrow, kernel_size=3, stride=2, padding=1, output_padding=1)
-            layers += [nn.Sequential(up, nn.BatchNorm2d(narrow), nn.ReLU())]
-        super().__init__(*layers, nn.Conv2d(channels[-1], 3, kernel_size=7, padding=3, padding_mode="reflect"))
+            layers += [ConvBlock(up)]
+        super().__init__(*layers, ColourConv(channels[-1], 3, kernel_size=7))
 
 
 def _channels(width: int, downsamplings: int, max_channels: int) -> list[int]:
@@ -119,10 +120,9 @@ class FourierGenerator(nn.Module):
         channels = _channels(width, downsamplings, max_channels)
         global_channels = int(channels[-1] * global_ratio + 1e-6)  # a ratio read off tensors may end in …9999
         trunk = (channels[-1] - global_channels, global_channels)
-        style = dict(bias=False, padding_mode="reflect")
         self.encoder = nn.Sequential(
-            ConvBlock(4, width, kernel_size=7, **style),
-            *(ConvBlock(*pair, stride=2, **style) for pair in pairwise(channels[:-1])),
+            ConvBlock(ReflectConv2d(4, width, kernel_size=7, bias=False)),
+            *(ConvBlock(ReflectConv2d(*pair, kernel_size=3, stride=2, bias=False)) for pair in pairwise(channels[:-1])),
         )
         self.split = FFCBlock((channels[-2], 0), trunk, kernel_size=3, stride=2)
         self.trunk = nn.Sequential(*(FFCResidual(trunk, lfu) for _ in range(blocks)))
@@ -152,9 +152,7 @@ class ParallelConv(nn.Module):
         """Build the convolutions; ``channels`` is a multiple of ``len(dilations)``."""
         super().__init__()
         share = channels // len(dilations)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(share, channels, 3, padding=d, dilation=d, padding_mode="reflect") for d in dilations
-        )
+        self.convs = nn.ModuleList(ReflectConv2d(share, channels, kernel_size=3, dilation=d) for d in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W); H and W larger than the largest dilation."""
@@ -172,7 +170,7 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(
             ParallelConv(channels, dilations),
             nn.BatchNorm2d(channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ParallelConv(channels, dilations),
             nn.BatchNorm2d(channels),
         )
@@ -197,8 +195,8 @@ class ResidualGenerator(nn.Module):
         super().__init__()
         channels = _channels(width, downsamplings, max_channels)
         self.encoder = nn.Sequential(
-            ConvBlock(4, width, kernel_size=7, bias=True, padding_mode="reflect"),
-            *(ConvBlock(*pair, stride=2, bias=True, padding_mode="zeros") for pair in pairwise(channels)),
+            ConvBlock(ReflectConv2d(4, width, kernel_size=7)),
+            *(ConvBlock(nn.Conv2d(*pair, kernel_size=3, stride=2, padding=1)) for pair in pairwise(channels)),
         )
         self.trunk = nn.Sequential(*(ResidualBlock(channels[-1], dilations) for _ in range(blocks)))
         self.decoder = Decoder(channels[::-1])
@@ -248,7 +246,7 @@ class Discriminator(nn.Module):
         for depth, (narrow, wide) in enumerate(pairwise(channels)):
             conv = nn.Conv2d(narrow, wide, kernel_size=4, stride=2 if depth < layers else 1, padding=2)
             norm = [nn.BatchNorm2d(wide)] if depth else []
-            self.stages.append(nn.Sequential(conv, *norm, nn.LeakyReLU(0.2)))
+            self.stages.append(nn.Sequential(conv, *norm, nn.LeakyReLU(0.2, inplace=True)))
         self.head = nn.Conv2d(channels[-1], 1, kernel_size=4, padding=2)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -56,16 +56,16 @@ class ResidualUnit(nn.Module):
             out_channels = 4 * width
             layers = [
                 *_conv_norm(in_channels, width, 1),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 *_conv_norm(width, width, 3, stride, first),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 *_conv_norm(width, out_channels, 1),
             ]
         else:
             out_channels = width
             layers = [
                 *_conv_norm(in_channels, width, 3, stride, first),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 *_conv_norm(width, width, 3, 1, second),
             ]
         self.body = nn.Sequential(*layers)
@@ -74,7 +74,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, H / stride, W / stride)."""
-        return F.relu(self.body(x) + self.shortcut(x))
+        return F.relu_(self.body(x) + self.shortcut(x))
 
 
 class ResNetEncoder(nn.Module):
@@ -105,11 +105,11 @@ class ResNetEncoder(nn.Module):
         first, second, third = stem_channels
         self.stem = nn.Sequential(
             *_conv_norm(3, first, 3, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             *_conv_norm(first, second, 3),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             *_conv_norm(second, third, 3),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
         self.stages = nn.ModuleList()
@@ -168,7 +168,7 @@ class VGG19Encoder(nn.Module):
             if stage:
                 x = F.avg_pool2d(x, 2)
             for _ in range(count):
-                x = F.relu(next(convs)(x))
+                x = F.relu_(next(convs)(x))
                 features.append(x)
         return features
 

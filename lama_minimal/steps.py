@@ -1,7 +1,7 @@
 """The two halves of a training step, side by side (LaMa, Section 2.3).
 
 The generator moves first; the discriminator then judges a *new* prediction of the updated generator, as the reference
-does. Both networks stay in training mode throughout, so that BatchNorm's running statistics advance at every pass.
+does (or, to save that forward pass, the prediction that the generator just made). Both networks stay in training mode throughout, so that BatchNorm's running statistics advance at every pass.
 A step takes a list of batches: their gradients are averaged before the one update (gradient accumulation), and
 between the processes of a distributed run.
 """
@@ -42,7 +42,7 @@ def generator_step(
     clip: float = 1.0,
     precision: str = "float32",
     scaler: torch.amp.GradScaler | None = None,
-) -> Terms:
+) -> tuple[Terms, list[Tensor]]:
     """Make the prediction harder to tell from the image; the discriminator's weights stay as they are.
 
     Args:
@@ -55,9 +55,13 @@ def generator_step(
         clip: largest norm of the gradient.
         precision: of the networks; losses are computed in float32.
         scaler: for float16.
+
+    Returns:
+        The loss terms, and the prediction (B, 3, H, W) for each batch, made before the update.
     """
     optimizer.zero_grad(set_to_none=True)
     total: Terms = {}
+    predictions = []
     for image, mask in batches:
         terms: Terms = {}
         with _frozen(discriminator), autocast(image.device, precision):
@@ -73,7 +77,8 @@ def generator_step(
                 terms["perceptual"] = weights.perceptual * perceptual(prediction, image)
         _backward(sum(terms.values()) / len(batches), scaler)
         _accumulate(total, terms, len(batches))
-    return total | {"grad_norm_generator": _update(generator, optimizer, clip, scaler)}
+        predictions.append(prediction.detach())
+    return total | {"grad_norm_generator": _update(generator, optimizer, clip, scaler)}, predictions
 
 
 def discriminator_step(
@@ -85,20 +90,32 @@ def discriminator_step(
     *,
     clip: float = 1.0,
     precision: str = "float32",
+    predictions: Sequence[Tensor] | None = None,
 ) -> Terms:
     """Tell filled patches from real ones; the generator's weights stay as they are.
 
-    The discriminator itself always runs in float32: its gradient penalty is differentiated twice, and it is cheap.
-    The arguments are those of :func:`generator_step`.
+    Real images are judged in float32, because their gradient penalty is differentiated twice.
+
+    Args:
+        predictions: one for each batch, as from :func:`generator_step`; ``None`` = predict again, with the weights as
+            they are now.
+
+    The other arguments are those of :func:`generator_step`.
     """
     optimizer.zero_grad(set_to_none=True)
     total: Terms = {}
-    for image, mask in batches:
-        with torch.no_grad(), autocast(image.device, precision):
-            prediction = generator(generator_input(image, mask))
+    # Small gradients vanish in float16, and the discriminator has no scaler.
+    fake_precision = "float32" if precision == "float16" else precision
+    for index, (image, mask) in enumerate(batches):
+        if predictions is None:
+            with torch.no_grad(), autocast(image.device, precision):
+                prediction = generator(generator_input(image, mask))
+        else:
+            prediction = predictions[index]
         image = image.detach().requires_grad_(weights.r1 > 0)
         real_logits, _ = discriminator(image)
-        fake_logits, _ = discriminator(prediction)
+        with autocast(image.device, fake_precision):
+            fake_logits = discriminator(prediction)[0].float()
         fake = losses.fake_target(mask, fake_logits.shape[-2:], weights.mask_target)
         terms = {"discriminator": losses.adversarial_discriminator(real_logits, fake_logits, fake)}
         if weights.r1 > 0:

@@ -88,14 +88,15 @@ def train(
             learning_rate = set_learning_rates(state, settings.optimizer)
             micro = [batch.to(place, run.channels_last) for batch in islice(batches, run.accumulate)]
 
-            terms = generator_step(
+            terms, predictions = generator_step(
                 generator, state.discriminator, state.perceptual, state.generator_optimizer, micro, settings.loss,
                 scaler=state.scaler, **options,
             )  # fmt: skip
             if state.discriminator is not None:
                 terms |= discriminator_step(
-                    generator, state.discriminator, state.discriminator_optimizer, micro, settings.loss, **options
-                )
+                    generator, state.discriminator, state.discriminator_optimizer, micro, settings.loss,
+                    predictions=predictions if run.reuse_prediction else None, **options,
+                )  # fmt: skip
             average_statistics(state)
             if state.average is not None:
                 state.average.update_parameters(state.generator)

@@ -103,7 +103,7 @@ def test_trajectory(golden):
     weights = LossSettings()
     for s, expected in enumerate(REFERENCE["trajectory"]["log"]):
         batch = Batch(image(seed + 10 * s + 7, 2, 64, 64), hole(seed + 10 * s + 8, 2, 64, 64))
-        terms = generator_step(generator, discriminator, None, generator_adam, [batch], weights)
+        terms, _ = generator_step(generator, discriminator, None, generator_adam, [batch], weights)
         terms |= discriminator_step(generator, discriminator, discriminator_adam, [batch], weights)
         ours = {"grad_norm_generator": "grad_norm_g", "grad_norm_discriminator": "grad_norm_d"}
         for name, value in terms.items():

@@ -66,6 +66,31 @@ def test_discriminator_step_leaves_the_generator_alone():
     assert len(changed(discriminator, before[1])) == len(before[1])
 
 
+def test_a_prediction_made_before_is_judged_as_a_new_one_would_be():
+    """With a generator that does not move in between, judging its first prediction again changes nothing."""
+    steps = []
+    for reuse in (False, True):
+        generator, discriminator, perceptual = networks()
+        still = torch.optim.SGD(generator.parameters(), lr=0.0)
+        _, predictions = generator_step(generator, discriminator, perceptual, still, [batch(0), batch(1)], ALL)
+        asked = []
+        generator.register_forward_pre_hook(lambda *_: asked.append(1))  # noqa: B023  called in this turn only
+        terms = discriminator_step(
+            generator,
+            discriminator,
+            adam(discriminator),
+            [batch(0), batch(1)],
+            ALL,
+            predictions=predictions if reuse else None,
+        )
+        assert len(asked) == (0 if reuse else 2)
+        steps.append((terms, snapshot(discriminator)))
+    for name, value in steps[0][0].items():
+        assert steps[1][0][name].item() == pytest.approx(value.item(), rel=1e-5), name
+    for name, value in steps[0][1].items():
+        assert torch.allclose(steps[1][1][name], value, atol=1e-6), name
+
+
 @pytest.mark.parametrize("term", ["l1_known", "l1_hole", "adversarial", "feature_matching", "perceptual"])
 def test_every_generator_term_reaches_every_layer(term):
     generator, discriminator, perceptual = networks()
@@ -158,9 +183,11 @@ def test_mixed_precision_stays_close_to_float32(precision):
         generator, discriminator, perceptual = networks(4)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8) if name == "float16" else None
         options = dict(precision=name)
-        terms[name] = generator_step(
+        first, _ = generator_step(
             generator, discriminator, perceptual, adam(generator), [batch(1)], ALL, scaler=scaler, **options
-        ) | discriminator_step(generator, discriminator, adam(discriminator), [batch(1)], ALL, **options)
+        )
+        second = discriminator_step(generator, discriminator, adam(discriminator), [batch(1)], ALL, **options)
+        terms[name] = first | second
     for name, value in terms["float32"].items():
         assert terms[precision][name].item() == pytest.approx(value.item(), rel=0.15), name
 
