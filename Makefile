@@ -11,7 +11,7 @@ demo: .venv
 
 test: .venv
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 # Repeatable at no cost: made again only when what it is made from has changed.
 .venv: .venv/installed

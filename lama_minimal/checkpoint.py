@@ -113,7 +113,8 @@ class TrainingState:
             "settings": asdict(self.settings),
         }
         with _AtomicFolder(folder) as new:
-            _write_generator(self.best_generator, self.settings.generator, new, {"step": self.step})
+            more = {"training_size": self.settings.data.size, "step": self.step}
+            _write_generator(self.best_generator, self.settings.generator, new, more)
             _write_tensors(tensors, new / TRAINING)
             state["sha256"] = {name: _digest(new / name) for name in (GENERATOR, TRAINING)}
             _write_json(state, new / STATE)
@@ -351,6 +352,7 @@ def _read_generator(folder: Path) -> Generator:
         generator.load_state_dict({name: weight.float() for name, weight in weights.items()})  # may be half on disk
     except RuntimeError as error:
         raise UserError(f"{folder / GENERATOR} does not fit {ARCHITECTURE}: {str(error).splitlines()[-1]}") from error
+    generator.training_size = int(description.get("training_size", generator.training_size))
     return generator.eval()
 
 

@@ -51,6 +51,10 @@ class Inpaint:
     """Folder of a run, checkpoint, or name of published weights such as big-lama."""
     strategy: Literal["auto", "whole", "crop", "resize"] = "auto"
     """Run on the whole picture, a crop around each hole, or the shrunken picture; auto = crop above 1024 pixels."""
+    refine: bool = False
+    """Fill large holes in large pictures from coarse to fine: better there, and some thirty times as slow."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network; auto = bfloat16 where the device computes in it."""
     device: str | None = None
     """Where to compute; None = a GPU if there is one."""
 
@@ -85,6 +89,26 @@ class Demo:
     """Folder of the run and its report."""
     steps: int | None = None
     """Training steps; None = the preset's."""
+
+
+@dataclass
+class Bench:
+    """Measure speed and memory, beside the authors' code where it is given."""
+
+    reference: Path | None = None
+    """A checkout of the authors' code (git clone https://github.com/advimman/lama); None = no comparison."""
+    out: Path | None = None
+    """JSON file for all numbers; a picture is drawn beside it."""
+    model: Literal["lama-fourier", "big-lama"] = "lama-fourier"
+    """Whose networks."""
+    parts: tuple[Literal["inference", "training", "strategy", "memory", "feeding", "growth"], ...] = (
+        "inference", "training", "strategy", "memory", "feeding", "growth",
+    )  # fmt: skip
+    """What to measure."""
+    rounds: int = 7
+    """Turns of each contender; more = less noise."""
+    device: str | None = None
+    """Where to compute; None = a GPU if there is one."""
 
 
 @dataclass
@@ -137,13 +161,14 @@ def run_inpaint(arguments: Inpaint) -> None:
     if arguments.image.is_dir():
         if arguments.mask is not None:
             raise UserError("a folder has its masks beside the images (x.png, x_mask001.png): leave --mask out")
-        inpainter = Inpainter.load(arguments.model, arguments.device)
-        print(inpaint_folder(inpainter, arguments.image, arguments.out, strategy=arguments.strategy))
+        inpainter = Inpainter.load(arguments.model, arguments.device, arguments.precision)
+        options = dict(strategy=arguments.strategy, refine=arguments.refine)
+        print(inpaint_folder(inpainter, arguments.image, arguments.out, **options))
         return
     if arguments.mask is None:
         raise UserError("say what to fill: add --mask with a picture that is not black in the hole")
-    inpainter = Inpainter.load(arguments.model, arguments.device)
-    filled = inpainter(arguments.image, arguments.mask, strategy=arguments.strategy)
+    inpainter = Inpainter.load(arguments.model, arguments.device, arguments.precision)
+    filled = inpainter(arguments.image, arguments.mask, strategy=arguments.strategy, refine=arguments.refine)
     inputs = (arguments.image, arguments.mask)
     save_image(filled, arguments.out, icc_profile=colour_profile(arguments.image), inputs=inputs)
 
@@ -177,6 +202,21 @@ def run_pretrain(arguments: Pretrain) -> None:
     print(" (always the most frequent label: {constant_guess:.1%})".format(**scores))
 
 
+def run_bench(arguments: Bench) -> None:
+    """Measure, and print each number as it is there."""
+    from lama_minimal.bench import bench, line
+
+    bench(
+        arguments.model,
+        arguments.parts,
+        arguments.reference,
+        arguments.rounds,
+        arguments.device,
+        arguments.out,
+        progress=lambda row: print(line(row), flush=True),
+    )
+
+
 def run_demo(arguments: Demo) -> None:
     """Train, evaluate at the training size and at twice that size, and on photographs."""
     from lama_minimal.evaluate import evaluate_model
@@ -195,6 +235,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "evaluate": (Evaluate, run_evaluate),
     "demo": (Demo, run_demo),
     "pretrain": (Pretrain, run_pretrain),
+    "bench": (Bench, run_bench),
 }
 
 

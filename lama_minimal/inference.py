@@ -24,10 +24,16 @@ from tqdm import tqdm
 from lama_minimal.checkpoint import load_generator, pick_device
 from lama_minimal.config import UserError
 from lama_minimal.data import find_images, read_image
-from lama_minimal.models import generator_input, pad_symmetric, size_limits
+from lama_minimal.fast import FastGenerator
+from lama_minimal.models import FourierGenerator, ResidualGenerator, generator_input, pad_symmetric, size_limits
+from lama_minimal.refine import Refinement
+from lama_minimal.refine import refine as refine_prediction
 
 Strategy = Literal["auto", "whole", "crop", "resize"]
 """How a picture reaches the network: as it is, as crops around its holes, or shrunk; ``auto`` is crop or whole."""
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Arithmetic of the network; ``auto`` is bfloat16 where the device computes in it, otherwise float32."""
 
 Source = str | Path | Image.Image | np.ndarray
 """Where a picture or a mask comes from."""
@@ -88,7 +94,7 @@ def _decoded(source: Source, what: str) -> tuple[np.ndarray, np.ndarray | None]:
     return read_image(source)
 
 
-def _read_picture(source: Source) -> tuple[np.ndarray, np.ndarray | None]:
+def read_picture(source: Source) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture as uint8 (H, W, 3) and its alpha (H, W), ``None`` without one."""
     if not isinstance(source, np.ndarray):
         return _decoded(source, "image")
@@ -275,6 +281,14 @@ def _tracked(items: Sequence[Item], progress: Progress | None, unit: str) -> Ite
 # --------------------------------------------------------------------------------------------------------- inpainting
 
 
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` has instructions for bfloat16, so that it is faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and (able.get("avx512_bf16", False) or able.get("amx_bf16", False))
+
+
 class Inpainter:
     """A generator, and all it takes to fill holes in pictures with it.
 
@@ -282,30 +296,57 @@ class Inpainter:
     >>> result = inpainter("photograph.jpg", "mask.png")  # uint8 (H, W, 3)
     """
 
-    def __init__(self, generator: nn.Module, *, device: str | torch.device | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        generator: nn.Module,
+        *,
+        device: str | torch.device | None = None,
+        name: str = "",
+        precision: Precision = "auto",
+    ) -> None:
         """Take over ``generator``: it is set to evaluation mode and moved to ``device``.
+
+        What runs is its fast form (:class:`~lama_minimal.fast.FastGenerator`), with the same weights.
 
         Args:
             generator: maps :func:`~lama_minimal.models.generator_input` to a prediction in [0, 1].
             device: where it runs; None = the GPU if there is one.
             name: what to call it in messages and reports.
+            precision: see :data:`Precision`; the README says what bfloat16 changes.
+
+        Raises:
+            UserError: unknown precision.
         """
+        if precision not in get_args(Precision):
+            raise UserError(f"unknown precision {precision!r}; there are {', '.join(get_args(Precision))}")
         self.device = pick_device(device)
         self.generator = generator.eval().to(self.device)
         self.name = name
         self.multiple, self.least_side = size_limits(generator)
+        half = precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16(self.device))
+        self.network = self.generator
+        if isinstance(generator, FourierGenerator | ResidualGenerator):
+            self.network = FastGenerator(generator, torch.bfloat16 if half else torch.float32)
 
     @classmethod
-    def load(cls, model: str | Path, device: str | torch.device | None = None) -> "Inpainter":
-        """Load a model by its name or from a checkpoint.
+    def load(
+        cls, model: str | Path, device: str | torch.device | None = None, precision: Precision = "auto"
+    ) -> "Inpainter":
+        """Load a model by its name or from a checkpoint; ``device`` and ``precision`` as in the class.
 
         Raises:
-            UserError: no such model, or an unusable file.
+            UserError: no such model, an unusable file, or unknown precision.
         """
-        return cls(load_generator(model), device=device, name=str(model))
+        return cls(load_generator(model), device=device, name=str(model), precision=precision)
 
     def __call__(
-        self, image: Source, mask: Source, *, strategy: Strategy = "auto", progress: Progress | None = None
+        self,
+        image: Source,
+        mask: Source,
+        *,
+        strategy: Strategy = "auto",
+        refine: bool = False,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Fill the hole; every other pixel, and alpha everywhere, stays exactly as it was.
 
@@ -317,6 +358,8 @@ class Inpainter:
                 memory, and near the network's training size, but blind to what is far from the hole. ``resize`` runs
                 it on the picture shrunk to 1024 pixels and enlarges what it filled: sees everything, blurs detail.
                 ``auto`` is ``crop`` for pictures with a side over 1024 pixels, otherwise ``whole``.
+            refine: fill what is larger than twice the size that the network was trained on from coarse to fine
+                (:func:`~lama_minimal.refine.refine`): about thirty times as slow, better in thick holes.
             progress: called with (done, total) after each crop; None = a bar where it takes long.
 
         Returns:
@@ -325,12 +368,19 @@ class Inpainter:
         Raises:
             UserError: unreadable image or mask, sizes that differ, unknown strategy, too little memory.
         """
-        rgb, alpha = _read_picture(image)
-        filled = self.fill(rgb, read_mask(mask, rgb.shape[:2]), strategy=strategy, progress=progress)
+        rgb, alpha = read_picture(image)
+        hole = read_mask(mask, rgb.shape[:2])
+        filled = self.fill(rgb, hole, strategy=strategy, refine=refine, progress=progress)
         return filled if alpha is None else np.dstack([filled, alpha])
 
     def fill(
-        self, rgb: np.ndarray, hole: np.ndarray, *, strategy: Strategy = "auto", progress: Progress | None = None
+        self,
+        rgb: np.ndarray,
+        hole: np.ndarray,
+        *,
+        strategy: Strategy = "auto",
+        refine: bool = False,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """As :meth:`__call__`, for a picture and a mask already read: uint8 (H, W, 3) and bool (H, W)."""
         if strategy not in get_args(Strategy):
@@ -341,31 +391,42 @@ class Inpainter:
         if not hole.any():
             return filled
         if strategy == "resize" and max(hole.shape) > LONG_SIDE:
-            filled[hole] = self._enlarged_from_small(rgb, hole)[hole]
+            filled[hole] = self._enlarged_from_small(rgb, hole, refine)[hole]
             return filled
         crops = crops_around(hole, self.multiple) if strategy == "crop" else [Crop(slice(None), slice(None), hole)]
         for crop in _tracked(crops, progress, "crop"):
             window = crop.rows, crop.columns
-            filled[window][crop.hole] = self._predict_array(filled[window], missing[window])[crop.hole]
+            filled[window][crop.hole] = self._predict_array(filled[window], missing[window], refine)[crop.hole]
             missing[window][crop.hole] = False
         return filled
 
-    def _enlarged_from_small(self, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    def _enlarged_from_small(self, rgb: np.ndarray, hole: np.ndarray, refine: bool) -> np.ndarray:
         """Shrink the picture, fill its hole, enlarge it again; a small pixel is known if all it covers is known."""
         height, width = hole.shape
         scale = LONG_SIDE / max(height, width)
         small_size = max(1, round(width * scale)), max(1, round(height * scale))
         small = cv2.resize(rgb, small_size, interpolation=cv2.INTER_AREA)
         small_hole = cv2.resize(hole.astype(np.float32), small_size, interpolation=cv2.INTER_AREA) > 0
-        small[small_hole] = self._predict_array(small, small_hole)[small_hole]
+        small[small_hole] = self._predict_array(small, small_hole, refine)[small_hole]
         return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
-    def _predict_array(self, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    def _predict_array(self, rgb: np.ndarray, hole: np.ndarray, refine: bool) -> np.ndarray:
         """The prediction for uint8 (H, W, 3) and bool (H, W), rounded to uint8 (H, W, 3)."""
         image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1)[None].float() / 255
         mask = torch.from_numpy(np.ascontiguousarray(hole)).to(self.device)[None, None].float()
-        prediction = self.predict(image, mask)[0].permute(1, 2, 0)
+        prediction = (self.predict_refined if refine else self.predict)(image, mask)[0].permute(1, 2, 0)
         return (prediction * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+    def predict_refined(self, image: Tensor, mask: Tensor) -> Tensor:
+        """As :meth:`predict`, for one picture, from coarse to fine, in float32.
+
+        Raises:
+            UserError: the network is none that can be refined.
+        """
+        if self.network is self.generator:
+            raise UserError("only LaMa's generators can be refined: leave refinement out")
+        settings = Refinement(least_side=2 * self.generator.training_size)
+        return refine_prediction(self.generator, image.to(self.device), mask.to(self.device), settings)
 
     @torch.no_grad()
     def predict(self, image: Tensor, mask: Tensor) -> Tensor:
@@ -388,7 +449,7 @@ class Inpainter:
         padded = [-(-max(side, self.least_side) // self.multiple) * self.multiple for side in (height, width)]
         network_input = generator_input(image.to(self.device), mask.to(self.device))
         try:
-            prediction = self.generator(pad_symmetric(network_input, *padded))
+            prediction = self.network(pad_symmetric(network_input, *padded))
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"too little memory on {self.device} for {width} x {height} pixels at once: use strategy crop or resize"
@@ -500,6 +561,7 @@ def inpaint_folder(
     out: str | Path,
     *,
     strategy: Strategy = "auto",
+    refine: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> FolderSummary:
@@ -514,6 +576,7 @@ def inpaint_folder(
         folder: images and masks, subfolders included.
         out: where the results go, always as PNG.
         strategy: as in :meth:`Inpainter.__call__`.
+        refine: as in :meth:`Inpainter.__call__`.
         overwrite: write results again that are already there.
         progress: called with (done, total) after each picture; None = a bar where it takes long.
 
@@ -529,7 +592,7 @@ def inpaint_folder(
             summary.existing.append(result)
             continue
         try:
-            filled = inpainter(image, mask, strategy=strategy, progress=lambda done, total: None)
+            filled = inpainter(image, mask, strategy=strategy, refine=refine, progress=lambda done, total: None)
         except UserError as error:
             summary.failed[mask] = str(error)
             continue

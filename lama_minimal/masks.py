@@ -5,6 +5,7 @@ strokes and boxes learns to invent. A recipe is a set of ranges; every mask is d
 so that the same seed gives the same mask in every process and on every machine.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -94,8 +95,8 @@ def _draw_strokes(mask: np.ndarray, recipe: MaskRecipe, rng: np.random.Generator
             angle = DIRECTIONS[rng.integers(len(DIRECTIONS))] * (-1 if stroke % 2 == 0 else 1)
             length = rng.integers(*recipe.length, endpoint=True)
             thickness = int(rng.integers(*recipe.width, endpoint=True))
-            end_x = int(np.clip(int(x + length * np.sin(angle)), 0, width))
-            end_y = int(np.clip(int(y + length * np.cos(angle)), 0, height))
+            end_x = min(max(int(x + length * math.sin(angle)), 0), width)
+            end_y = min(max(int(y + length * math.cos(angle)), 0), height)
             cv2.line(mask, (x, y), (end_x, end_y), 1, thickness)
             x, y = end_x, end_y
 
@@ -130,8 +131,8 @@ def draw_mask(recipe: MaskRecipe, size: tuple[int, int], rng: np.random.Generato
             _draw_boxes(mask, recipe, rng)
         else:
             _draw_strokes(mask, recipe, rng)
-        if 0 < mask.mean() <= recipe.most_area:
-            return mask.astype(bool)
+        if 0 < cv2.countNonZero(mask) <= recipe.most_area * mask.size:
+            return mask.view(bool)
 
 
 def outpainting_mask(

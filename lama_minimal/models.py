@@ -70,11 +70,15 @@ class ColourConv(ReflectConv2d):
     times as fast.
     """
 
+    def blockwise(self, side: int) -> tuple[Tensor, Tensor]:
+        """Weight (3 · side², C, 6 + side, 6 + side) and bias that compute a block of side × side pixels at once."""
+        places = [(x, side - 1 - x, y, side - 1 - y) for y in range(side) for x in range(side)]
+        weight = torch.stack([F.pad(self.weight, place) for place in places], dim=1).flatten(0, 1)
+        return weight, self.bias.repeat_interleave(side**2)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W), H and W even, to (B, 3, H, W)."""
-        places = [(column, 1 - column, row, 1 - row) for row in (0, 1) for column in (0, 1)]
-        weight = torch.stack([F.pad(self.weight, place) for place in places], dim=1).flatten(0, 1)  # (12, C, 8, 8)
-        return F.pixel_shuffle(F.conv2d(self.pad(x), weight, self.bias.repeat_interleave(4), stride=2), 2)
+        return F.pixel_shuffle(F.conv2d(self.pad(x), *self.blockwise(2), stride=2), 2)
 
 
 class Decoder(nn.Sequential):
@@ -96,6 +100,9 @@ def _channels(width: int, downsamplings: int, max_channels: int) -> list[int]:
 
 class FourierGenerator(nn.Module):
     """LaMa's generator: a trunk of FFC residual blocks (``lama-fourier``, ``big-lama``)."""
+
+    training_size: int = 256
+    """Side of the pictures that the weights were trained on, pixels."""
 
     def __init__(
         self,
@@ -182,6 +189,9 @@ class ResidualBlock(nn.Module):
 
 class ResidualGenerator(nn.Module):
     """The generators LaMa is compared with: ``lama-regular`` (one dilation) and ``lama-dilated`` (1, 2, 4, 8)."""
+
+    training_size: int = 256
+    """Side of the pictures that the weights were trained on, pixels."""
 
     def __init__(
         self,

@@ -69,8 +69,9 @@ class Scene:
 
 
 class Plane(NamedTuple):
-    """A wall or floor: pattern coordinates u, v and the pixel's footprint du, dv in them, all (S, S).
+    """A wall or floor: pattern coordinates u, v and the pixel's footprint du, dv in them.
 
+    Each broadcasts to (S, S); what changes only to the right or only downwards is one row or column, and quick to use.
     middle is (u, v) at the picture's centre, for placing single things such as the top of a fence.
     """
 
@@ -87,7 +88,10 @@ class Plane(NamedTuple):
 
 
 class Canvas:
-    """A picture in the making: image (3, S, S), labels (S, S), pixel centres x (1, S) and y (S, 1), random numbers."""
+    """A picture in the making: image (3, S, S), labels (S, S), pixel centres x (1, S) and y (S, 1), random numbers.
+
+    A part of it (see `part`) has fewer rows and columns of all of these, and the same size S.
+    """
 
     def __init__(self, size: int, rng: np.random.Generator, perspective: float) -> None:
         """Start with a black picture labelled 'object'; perspective is 0…1."""
@@ -96,13 +100,31 @@ class Canvas:
         self.x, self.y = centres[None, :], centres[:, None]
         self.image = np.zeros((3, size, size), np.float32)
         self.labels = np.full((size, size), LABEL["object"], np.uint8)
+        self.window = (slice(0, size), slice(0, size))  # rows and columns of the whole picture
+
+    def part(self, left: float, top: float, right: float, bottom: float, margin: int = 2) -> "Canvas":
+        """Return the part of a whole picture between two corners, and `margin` pixels around; painting it paints here.
+
+        For things that are small: outside the part they would cost as much and leave the picture as it is.
+        """
+
+        def pixels(low: float, high: float) -> slice:
+            first = min(max(math.floor(low * self.size) - margin, 0), self.size)
+            return slice(first, min(max(math.ceil(high * self.size) + margin, first), self.size))
+
+        rows, columns = pixels(top, bottom), pixels(left, right)
+        part = object.__new__(Canvas)
+        part.size, part.rng, part.perspective, part.window = self.size, self.rng, self.perspective, (rows, columns)
+        part.x, part.y = self.x[:, columns], self.y[rows]
+        part.image, part.labels = self.image[:, rows, columns], self.labels[rows, columns]
+        return part
 
     def pick(self, palette: str) -> Array:
         """Return a natural colour (3, 1, 1): a mix of two of the palette's anchors, a little lighter or darker."""
         anchors = COLOURS[palette]
         first, second = self.rng.integers(len(anchors), size=2)
         colour = mix(anchors[first], anchors[second], self.rng.uniform(0, 0.5))
-        return np.clip(colour * self.rng.uniform(0.88, 1.12), 0, 1).astype(np.float32)
+        return np.minimum(colour * self.rng.uniform(0.88, 1.12), 1)
 
     def between(self, low: float, high: float) -> float:
         """Return a random number in [low, high)."""
@@ -114,9 +136,11 @@ class Canvas:
 
     def paint(self, cover: Array, colour: Array, label: str | None = None) -> None:
         """Lay a colour (3, 1, 1) or texture (3, S, S) over the picture where cover is; label pixels mostly hidden."""
-        self.image += cover * (colour - self.image)
-        if label is not None:
-            self.labels[np.broadcast_to(cover > 0.5, self.labels.shape)] = LABEL[label]
+        change = colour - self.image
+        change *= cover
+        self.image += change
+        if label is not None:  # by arithmetic modulo 256: much faster than by indices
+            self.labels += (cover > 0.5).view(np.uint8) * (LABEL[label] - self.labels)
 
     def fill(self, colour: Array, label: str) -> None:
         """Cover the whole picture with a colour or texture and a label."""
@@ -138,7 +162,9 @@ COLOURS = {name: [hex_colour(code) for code in codes] for name, codes in PALETTE
 
 def mix(first: Array, second: Array, share: Array | float) -> Array:
     """Return first where share is 0, second where it is 1, and in between in between."""
-    return first + share * (second - first)
+    mixture = share * (second - first)
+    mixture += first
+    return mixture
 
 
 # ---------------------------------------------------------------------------------------------- planes and patterns
@@ -150,12 +176,17 @@ def plane(c: Canvas, tilt: tuple[float, float], cells: tuple[float, float], turn
     tilt is how much nearer the plane comes per side to the right and downwards; ±2 puts the horizon on the border.
     The pattern is turned by `turn` radians; lines into the distance meet at height `eye`.
     """
-    near = np.maximum(1 + tilt[0] * (c.x - 0.5) + tilt[1] * (c.y - 0.5), 0.02)
+
+    def times(factor: float, t: Array) -> Array:
+        return factor * t if factor else np.zeros((1, 1), np.float32)
+
+    near = np.maximum(1 + times(tilt[0], c.x - 0.5) + times(tilt[1], c.y - 0.5), 0.02)
     cos, sin, across, down = math.cos(turn), math.sin(turn), c.x - 0.5, c.y - eye
-    u, v = (cos * across + sin * down) / near, (cos * down - sin * across) / near
+    u = (times(cos, across) + times(sin, down)) / near
+    v = (times(cos, down) - times(sin, across)) / near
     # Derivatives of a quotient; their length is the side of the box to average over.
-    du = np.sqrt((cos - u * tilt[0]) ** 2 + (sin - u * tilt[1]) ** 2) / (near * c.size)
-    dv = np.sqrt((sin + v * tilt[0]) ** 2 + (cos - v * tilt[1]) ** 2) / (near * c.size)
+    du = np.sqrt((cos - times(tilt[0], u)) ** 2 + (sin - times(tilt[1], u)) ** 2) / (near * c.size)
+    dv = np.sqrt((sin + times(tilt[0], v)) ** 2 + (cos - times(tilt[1], v)) ** 2) / (near * c.size)
     phase_u, phase_v = c.between(8, 9), c.between(8, 9)
     centre = (phase_u + cells[0] * sin * (0.5 - eye), phase_v + cells[1] * cos * (0.5 - eye))
     return Plane(cells[0] * u + phase_u, cells[1] * v + phase_v, cells[0] * du, cells[1] * dv, centre)
@@ -180,15 +211,26 @@ def bars(t: Array, width: float, blur: Array, start: float = 0) -> Array:
 
     def covered(end: Array) -> Array:
         whole = np.floor(end)
-        return whole * width + np.minimum(end - whole, width)
+        end -= whole
+        whole *= width
+        whole += np.minimum(end, width, out=end)
+        return whole
 
-    half = 0.5 * blur
-    return (covered(t - start + half) - covered(t - start - half)) / blur
+    half, t = 0.5 * blur, t - start
+    cover = covered(t + half)
+    cover -= covered(t - half)
+    cover /= blur
+    return cover
+
+
+def _clip(values: Array) -> Array:
+    """Limit values to 0…1 in place."""
+    return np.minimum(np.maximum(values, 0, out=values), 1, out=values)
 
 
 def inside(distance: Array, blur: Array | float) -> Array:
     """Return the cover of the shape whose signed distance (negative inside) is given, softened over one pixel."""
-    return np.clip(0.5 - distance / blur, 0, 1)
+    return _clip(0.5 - distance / blur)
 
 
 def span(t: Array, low: Array | float, high: Array | float, blur: Array | float) -> Array:
@@ -209,34 +251,56 @@ def visible(blur: Array) -> Array:
 def vary(c: Canvas, u: Array, v: Array, blur: Array | float = 0) -> Array:
     """Return a random number -1…1 for each cell of the pattern, fading in the distance."""
     table = c.rng.uniform(-1, 1, (32, 32)).astype(np.float32)
-    return table[np.floor(v).astype(np.int32) & 31, np.floor(u).astype(np.int32) & 31] * visible(blur)
+    column, row = (np.floor(t).astype(np.int32) & 31 for t in (u, v))
+    return table.take(32 * row + column, mode="wrap") * visible(blur)
 
 
 def noise(c: Canvas, across: int, down: int, octaves: int = 3) -> Array:
-    """Return smooth noise (S, S), about -1…1, whose coarsest lattice has across by down knots."""
-    total = np.zeros((c.size, c.size), np.float32)
+    """Return smooth noise (S, S), or that of the canvas's part, whose coarsest lattice has across by down knots."""
+    total = None
     for octave in range(octaves):
         knots = c.rng.uniform(-1, 1, (min(down << octave, 128), min(across << octave, 128))).astype(np.float32)
         method = cv2.INTER_CUBIC if c.size > max(knots.shape) else cv2.INTER_AREA
-        total += cv2.resize(knots, (c.size, c.size), interpolation=method) * 0.6**octave
-    return total
+        layer = cv2.resize(knots, (c.size, c.size), interpolation=method)
+        layer *= 0.6**octave
+        total = layer if total is None else np.add(total, layer, out=total)
+    return total[c.window]
 
 
 def noise_on(c: Canvas, p: Plane, across: float, down: float) -> Array:
     """Return noise -1…1 fixed to the plane, with across by down knots to each cell of its pattern."""
     knots = cv2.GaussianBlur(c.rng.uniform(-1, 1, (64, 64)).astype(np.float32), (3, 3), 0.7)
-    u, v = np.broadcast_arrays(p.u * np.float32(across) % 64, p.v * np.float32(down) % 64)
+    u, v = p.u * np.float32(across), p.v * np.float32(down)
+    u, v = np.broadcast_arrays(u - 64 * np.floor(u / 64), v - 64 * np.floor(v / 64))  # the remainder, but faster
     values = cv2.remap(knots, np.ascontiguousarray(u), np.ascontiguousarray(v), cv2.INTER_LINEAR, None, cv2.BORDER_WRAP)
-    return 1.6 * values * visible(np.maximum(across * p.du, down * p.dv))
+    values *= 1.6
+    values *= visible(np.maximum(across * p.du, down * p.dv))
+    return values
 
 
-def stencil(c: Canvas, polygons: Sequence[Sequence[Sequence[float]]]) -> Array:
-    """Return the cover (S, S) of polygons given by N points (x, y) each, drawn fine and averaged down."""
+def stencil(c: Canvas, polygons: Sequence[Sequence[Sequence[float]]], margin: int = 2) -> tuple[Canvas, Array]:
+    """Return the part of a whole canvas in which polygons of N points (x, y) lie, and how much of it they cover.
+
+    The part reaches `margin` pixels further.  Polygons are drawn fine and averaged down.
+    """
+    ends = np.concatenate([np.asarray(points) for points in polygons])
+    part = c.part(*ends.min(0), *ends.max(0), margin)
+    height, width = part.labels.shape
+    if not height or not width:
+        return part, np.zeros((height, width), np.float32)
     factor = max(2, 512 // c.size)
-    fine = np.zeros((c.size * factor, c.size * factor), np.uint8)
+    fine = np.zeros((height * factor, width * factor), np.uint8)
+    corner = np.array((part.window[1].start, part.window[0].start)) * factor * 16
     for points in polygons:  # one by one: together, overlapping polygons would cancel out
-        cv2.fillPoly(fine, [np.round(np.asarray(points) * c.size * factor * 16 - 8).astype(np.int32)], 255, shift=4)
-    return cv2.resize(fine, (c.size, c.size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        places = np.round(np.asarray(points) * c.size * factor * 16 - 8).astype(np.int32)
+        cv2.fillPoly(fine, [places - corner.astype(np.int32)], 255, shift=4)
+    return part, cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def fill_polygons(c: Canvas, polygons: Sequence[Sequence[Sequence[float]]], colour: Array, label: str) -> None:
+    """Paint polygons in one colour (3, 1, 1)."""
+    part, cover = stencil(c, polygons)
+    part.paint(cover, colour, label)
 
 
 def stroke(points: Sequence[Sequence[float]], width: float) -> list[Array]:
@@ -305,7 +369,8 @@ def hills(c: Canvas, horizon: float, layers: int = 2) -> None:
     for layer in range(layers):
         crest = ridge(c, horizon - rise * (layers - layer), relief)
         colour = mix(base, haze, 0.75 * (layers - layer) / (layers + 0.3))
-        c.paint(inside(crest - c.y, 1 / c.size), colour * (1 + 0.4 * (c.y - crest)), "hill")
+        part = c.part(0, float(crest.min()), 1, 1)
+        part.paint(inside(crest - part.y, 1 / c.size), colour * (1 + 0.4 * (part.y - crest)), "hill")
 
 
 def skyline(c: Canvas, horizon: float) -> None:
@@ -314,13 +379,14 @@ def skyline(c: Canvas, horizon: float) -> None:
     tops = horizon - c.rng.uniform(0.03, 0.2, 10)
     colour = mix(c.pick("plaster"), c.image.mean(axis=(1, 2), keepdims=True), c.between(0.35, 0.7))
     houses = [((a, t), (b, t), (b, horizon), (a, horizon)) for a, b, t in zip(edges, edges[1:], tops, strict=False)]
-    c.paint(stencil(c, houses), colour * 0.8, "wall")
+    fill_polygons(c, houses, colour * 0.8, "wall")
 
 
 def ground(c: Canvas, horizon: float, palette: str, label: str) -> None:
     """Paint flat land or water below the horizon, paler far away, with a grain that runs into the distance."""
-    depth = np.clip((c.y - horizon) / max(1 - horizon, 0.05), 0, 1)
     far = mix(c.pick(palette), c.image.mean(axis=(1, 2), keepdims=True), 0.45)
+    c = c.part(0, horizon, 1, 1)
+    depth = np.clip((c.y - horizon) / max(1 - horizon, 0.05), 0, 1)
     p = plane(c, (0, 1 / max(0.5 - horizon, 0.02) if horizon < 0.48 else 20), (6, 6))
     texture = mix(far, c.pick(palette), depth**0.6) * (1 + 0.16 * noise_on(c, p, 0.5, 3) + 0.1 * noise(c, 12, 24, 3))
     c.paint(below(c, horizon), texture, label)
@@ -340,8 +406,13 @@ def backdrop(c: Canvas, horizon: float) -> None:
 
 def ball(c: Canvas, x: float, y: float, radius: float, colour: Array) -> None:
     """Paint a ball lit from the upper left, with its shadow on what is beneath."""
-    shadow = ((c.x - x - 0.35 * radius) / (1.25 * radius)) ** 2 + ((c.y - y - 0.9 * radius) / (0.4 * radius)) ** 2
-    c.shade(np.exp(-1.5 * shadow), 0.6)
+    wide, tall = 1.25 * radius, 0.4 * radius
+    middle, foot = x + 0.35 * radius, y + 0.9 * radius
+    # At 3.7 times these from its middle a shadow takes off less than the last bit of a number.
+    part = c.part(middle - 3.7 * wide, foot - 3.7 * tall, middle + 3.7 * wide, foot + 3.7 * tall)
+    shadow = ((part.x - x - 0.35 * radius) / wide) ** 2 + ((part.y - y - 0.9 * radius) / tall) ** 2
+    part.shade(np.exp(-1.5 * shadow), 0.6)
+    c = c.part(x - radius, y - radius, x + radius, y + radius)
     across, down = (c.x - x) / radius, (c.y - y) / radius
     towards = np.sqrt(np.clip(1 - across**2 - down**2, 0, 1))
     light = np.clip(-0.5 * across - 0.55 * down + 0.67 * towards, 0, 1)
@@ -351,6 +422,7 @@ def ball(c: Canvas, x: float, y: float, radius: float, colour: Array) -> None:
 
 def post(c: Canvas, x: float, top: float, foot: float, width: float, colour: Array, label: str) -> None:
     """Paint an upright round post, lit from the left."""
+    c = c.part(x - width / 2, top, x + width / 2, foot)
     across = (c.x - x) / width
     cover = inside(np.abs(across) - 0.5, 1 / (width * c.size)) * span(c.y, top, foot, 1 / c.size)
     c.paint(cover, np.clip(colour * (1.1 - 0.9 * across), 0, 1), label)
@@ -360,15 +432,17 @@ def box(c: Canvas, x: float, y: float, width: float, height: float, colour: Arra
     """Paint a box standing with its foot's left corner at (x, y): front, top and shaded side."""
     dx, dy = 0.35 * width, 0.22 * width
     flat = ((x, y), (x + width + dx, y - dy), (x + 1.9 * width + dx, y - 0.7 * dy), (x + 1.2 * width, y + 0.3 * dy))
-    c.shade(cv2.GaussianBlur(stencil(c, [flat]), (0, 0), 0.01 * c.size + 0.3), 0.5)
+    part, cover = stencil(c, [flat], round(0.08 * c.size) + 4)  # room for the blur
+    part.shade(cv2.GaussianBlur(cover, (0, 0), 0.01 * c.size + 0.3), 0.5)
     near, far, lid = x + width, x + width + dx, y - height
-    c.paint(stencil(c, [((x, y), (near, y), (near, lid), (x, lid))]), colour, "object")
-    c.paint(stencil(c, [((near, y), (far, y - dy), (far, lid - dy), (near, lid))]), 0.6 * colour, "object")
-    c.paint(stencil(c, [((x, lid), (near, lid), (far, lid - dy), (x + dx, lid - dy))]), 0.8 + 0.2 * colour, "object")
+    fill_polygons(c, [((x, y), (near, y), (near, lid), (x, lid))], colour, "object")
+    fill_polygons(c, [((near, y), (far, y - dy), (far, lid - dy), (near, lid))], 0.6 * colour, "object")
+    fill_polygons(c, [((x, lid), (near, lid), (far, lid - dy), (x + dx, lid - dy))], 0.8 + 0.2 * colour, "object")
 
 
 def bush(c: Canvas, x: float, y: float, radius: float) -> None:
     """Paint a ragged bush or crown of leaves."""
+    c = c.part(x - 1.5 * radius, y - 1.3 * radius, x + 1.5 * radius, y + 1.3 * radius)
     rough = noise(c, 14, 14, 3)
     away = np.sqrt((c.x - x) ** 2 + (1.2 * (c.y - y)) ** 2) - radius * (0.88 + 0.2 * rough)
     lit = 0.85 + 0.3 * rough + 0.5 * (y - c.y) / radius
@@ -379,6 +453,7 @@ def lamp(c: Canvas, x: float, foot: float) -> None:
     """Paint a street lamp."""
     top, colour = c.between(0.1, 0.35), c.pick("metal")
     post(c, x, top, foot, 0.022, colour, "metal")
+    c = c.part(x - 0.04, top - 0.04, x + 0.04, top + 0.04)
     globe = np.sqrt((c.x - x) ** 2 + (c.y - top) ** 2) - 0.04
     c.paint(inside(globe, 1 / c.size), hex_colour("f4e6bc") * (1 + 4 * (top - c.y)), "object")
 
@@ -420,7 +495,8 @@ def sunlight(c: Canvas) -> None:
     method = cv2.INTER_AREA if c.size < 128 else cv2.INTER_CUBIC
     grain = 1 + 0.02 * cv2.resize(knots, (c.size, c.size), interpolation=method)
     c.image *= c.between(0.82, 1.02) * (1 + amount * slope) * grain
-    c.image *= np.array((1 + warmth, 1, 1 - warmth), np.float32)[:, None, None]
+    c.image[0] *= np.float32(1 + warmth)
+    c.image[2] *= np.float32(1 - warmth)
 
 
 # ------------------------------------------------------------------------------------------------ structured scenes
@@ -549,9 +625,10 @@ def ladder(c: Canvas, x: float) -> None:
     rungs = [s for m, y in zip(middle, steps, strict=True) for s in stroke(((m - half, y), (m + half, y)), 0.018)]
     rails = [stroke(((middle[0] + d, 1.05), (middle[-1] + d, steps[-1] - 0.03)), 0.024)[0] for d in (-half, half)]
     shift = np.array((0.035, 0.015))
-    c.shade(stencil(c, [quad + shift for quad in rungs + rails]), 0.4)
-    c.paint(stencil(c, rungs), colour * 0.85, "wood")
-    c.paint(stencil(c, rails), colour, "wood")
+    part, cover = stencil(c, [quad + shift for quad in rungs + rails])
+    part.shade(cover, 0.4)
+    fill_polygons(c, rungs, colour * 0.85, "wood")
+    fill_polygons(c, rails, colour, "wood")
 
 
 def draw_awning(c: Canvas) -> None:
@@ -622,7 +699,7 @@ def wires(c: Canvas, horizon: float) -> None:
     quads = [stroke(((a, t), (a, f)), 0.028 * n)[0] for a, t, f, n in zip(x, top, foot, near, strict=True)]
     arms = [stroke(((a - 0.07 * n, t), (a + 0.07 * n, t)), 0.02 * n)[0] for a, t, n in zip(x, top, near, strict=True)]
     lines = [q for d in (-0.06, 0.06) for q in stroke(np.stack((x + d * near, top), 1), 0.006)]
-    c.paint(stencil(c, quads + arms + lines), colour, "metal")
+    fill_polygons(c, quads + arms + lines, colour, "metal")
 
 
 def draw_stairs(c: Canvas) -> None:
@@ -731,9 +808,9 @@ def boat(c: Canvas, x: float, y: float, height: float) -> None:
     """Paint a small sailing boat, its hull at (x, y)."""
     bow, boom = 0.45 * height * (1 if c.chance(0.5) else -1), y - 0.1 * height
     hull = stroke(((x - 0.6 * bow, y), (x + bow, y)), 0.14 * height)
-    c.paint(stencil(c, [((x, y - height), (x + bow, boom), (x, boom))]), c.pick("cream"), "object")
-    c.paint(stencil(c, [((x, y - 0.8 * height), (x - 0.6 * bow, boom), (x, boom))]), c.pick("fabric"), "object")
-    c.paint(stencil(c, hull), c.pick("paint"), "object")
+    fill_polygons(c, [((x, y - height), (x + bow, boom), (x, boom))], c.pick("cream"), "object")
+    fill_polygons(c, [((x, y - 0.8 * height), (x - 0.6 * bow, boom), (x, boom))], c.pick("fabric"), "object")
+    fill_polygons(c, hull, c.pick("paint"), "object")
 
 
 def draw_water(c: Canvas) -> None:
@@ -757,16 +834,20 @@ def pebbles(c: Canvas, u: Array, v: Array) -> tuple[Array, Array]:
     """Return, for jittered points one to a cell, the gap between nearest and second-nearest, and a number -1…1 each."""
     jitter = c.rng.uniform(0.1, 0.9, (2, 32, 32)).astype(np.float32)
     tones = c.rng.uniform(-1, 1, (32, 32)).astype(np.float32)
-    column, row = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
-    first, second, tone = np.full(u.shape, 9, np.float32), np.full(u.shape, 9, np.float32), np.zeros_like(u)
-    for i in (-1, 0, 1):
-        for j in (-1, 0, 1):
-            at = ((row + j) & 31, (column + i) & 31)
-            away = np.sqrt((column + i + jitter[0][at] - u) ** 2 + (row + j + jitter[1][at] - v) ** 2)
-            second = np.minimum(second, np.maximum(first, away))
-            tone = np.where(away < first, tones[at], tone)
-            first = np.minimum(first, away)
-    return second - first, tone
+    column, row = np.floor(u), np.floor(v)
+    right, down = (u - column).astype(np.float64), (v - row).astype(np.float64)  # place within the cell
+    cell = 32 * (row.astype(np.int32) & 31) + (column.astype(np.int32) & 31)
+    shape = np.broadcast_shapes(u.shape, v.shape)
+    first, second, nearest = np.full(shape, 81.0), np.full(shape, 81.0), np.zeros(shape, np.uint8)  # squared distances
+    neighbours = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    for index, (i, j) in enumerate(neighbours):
+        x, y = (np.roll(t, (-j, -i), (0, 1)) for t in jitter.astype(np.float64))
+        away = ((x + i).take(cell, mode="wrap") - right) ** 2 + ((y + j).take(cell, mode="wrap") - down) ** 2
+        np.minimum(second, np.maximum(first, away), out=second)
+        nearest += (away < first).view(np.uint8) * (np.uint8(index) - nearest)
+        np.minimum(first, away, out=first)
+    moved = np.stack([np.roll(tones, (-j, -i), (0, 1)) for i, j in neighbours])
+    return np.sqrt(second) - np.sqrt(first), moved.take(1024 * nearest.astype(np.int32) + cell)
 
 
 def draw_stones(c: Canvas) -> None:
@@ -856,5 +937,8 @@ def draw_scene(
     canvas = Canvas(size, rng, strength)
     CLASSES[name].draw(canvas)
     sunlight(canvas)
-    image = np.ascontiguousarray(np.clip(canvas.image * 255 + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+    pixels = canvas.image
+    pixels *= 255
+    pixels += 0.5
+    image = cv2.merge(list(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)))
     return Scene(image, canvas.labels, name, strength)

@@ -1,9 +1,9 @@
 """The two halves of a training step, side by side (LaMa, Section 2.3).
 
 The generator moves first; the discriminator then judges a *new* prediction of the updated generator, as the reference
-does (or, to save that forward pass, the prediction that the generator just made). Both networks stay in training mode throughout, so that BatchNorm's running statistics advance at every pass.
-A step takes a list of batches: their gradients are averaged before the one update (gradient accumulation), and
-between the processes of a distributed run.
+does (or, to save that forward pass, the prediction that the generator just made). Both networks stay in training mode
+throughout, so that BatchNorm's running statistics advance at every pass. A step takes a list of batches: their
+gradients are averaged before the one update (gradient accumulation), and between the processes of a distributed run.
 """
 
 from collections.abc import Iterable, Sequence
@@ -96,11 +96,8 @@ def discriminator_step(
 
     Real images are judged in float32, because their gradient penalty is differentiated twice.
 
-    Args:
-        predictions: one for each batch, as from :func:`generator_step`; ``None`` = predict again, with the weights as
-            they are now.
-
-    The other arguments are those of :func:`generator_step`.
+    Arguments are those of :func:`generator_step`; and ``predictions``, one for each batch, as that function returns
+    them, or ``None`` to predict again, with the weights as they are now.
     """
     optimizer.zero_grad(set_to_none=True)
     total: Terms = {}

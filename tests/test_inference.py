@@ -91,7 +91,8 @@ GREY = Inpainter(Constant(0.5), device="cpu")
 def test_any_size_keeps_known_pixels(size: tuple[int, int], downsamplings: int) -> None:
     """The result has the picture's size; known pixels are bit-exact; holes are what the network says, rounded."""
     torch.manual_seed(1)
-    inpainter = Inpainter(FourierGenerator(width=8, blocks=1, downsamplings=downsamplings), device="cpu")
+    generator = FourierGenerator(width=8, blocks=1, downsamplings=downsamplings)
+    inpainter = Inpainter(generator, device="cpu", precision="float32")
     image = photograph(*size)
     mask = np.random.default_rng(0).random(size) < 0.3
     mask[0, 0] = True
@@ -110,6 +111,19 @@ def test_any_size_keeps_known_pixels(size: tuple[int, int], downsamplings: int) 
     with torch.no_grad():
         expected = inpainter.generator(x)[0].permute(1, 2, 0).numpy()[: size[0], : size[1]]
     assert np.abs(result[mask].astype(float) - expected[mask] * 255).max() <= 0.5001
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_lower_precision_changes_holes_a_little_and_nothing_else(precision: str) -> None:
+    torch.manual_seed(1)
+    generator = FourierGenerator(width=8, blocks=1)
+    image, mask = photograph(50, 70), np.random.default_rng(0).random((50, 70)) < 0.3
+    exact = Inpainter(generator, device="cpu", precision="float32")(image, mask)
+    result = Inpainter(generator, device="cpu", precision=precision)(image, mask)
+    assert np.array_equal(result[~mask], image[~mask])
+    assert np.abs(result[mask].astype(int) - exact[mask]).max() <= 3
+    with pytest.raises(UserError, match="float32"):
+        Inpainter(generator, precision="float64")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (8, 8), (7, 20)])

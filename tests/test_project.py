@@ -16,10 +16,11 @@ PACKAGE = ROOT / "lama_minimal"
 LAYERS = [
     "config masks fourier classical",
     "models perceptual scenes download",
-    "losses data metrics viz authors",
-    "steps checkpoint pretext",
+    "losses data metrics viz authors fast refine receptive_field reference",
+    "steps checkpoint pretext export",
     "inference",
     "train evaluate",
+    "bench widgets explorers",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -1,0 +1,617 @@
+"""How fast, how large, how exact: every figure is a ratio of runs that took turns in one process.
+
+A shared machine is never quiet, so times alone say little. Here contenders take turns, round after round; what disturbs
+one disturbs the other, and medians of many turns are compared. The machine's own best rate in a plain convolution is
+measured in the same turns: the time that the network's multiply-adds would take at that rate is the floor.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from lama_minimal.authors import load_reference
+from lama_minimal.checkpoint import TrainingState, pick_device
+from lama_minimal.config import PRESETS, UserError
+from lama_minimal.data import Batch, TrainingData, augment, collate
+from lama_minimal.evaluate import photographs
+from lama_minimal.fast import FastGenerator
+from lama_minimal.inference import Inpainter
+from lama_minimal.masks import draw_mask, recipe_for
+from lama_minimal.models import build_generator, generator_input
+from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder
+from lama_minimal.receptive_field import calibrate
+from lama_minimal.reference import Reference
+from lama_minimal.steps import discriminator_step, generator_step
+from lama_minimal.viz import draw_bars, method_colours, style
+
+Row = dict[str, Any]
+"""One line of a table: what was measured, and its numbers."""
+
+PARTS = ("inference", "training", "strategy", "memory", "feeding", "growth")
+
+
+# ------------------------------------------------------------------------------------------------------- taking turns
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one contender's turns."""
+
+    turns: list[float]
+
+    @property
+    def median(self) -> float:
+        """Half of the turns were faster."""
+        return statistics.median(self.turns)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """A quarter of the turns were faster than the first, a quarter slower than the second."""
+        low, _, high = statistics.quantiles(self.turns, n=4) if len(self.turns) > 1 else [self.turns[0]] * 3
+        return low, high
+
+
+def take_turns(contenders: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Timing]:
+    """Time contenders in turns; a first round warms up. On a GPU its own clock is read."""
+
+    def timed(run: Callable[[], object]) -> float:
+        if device.type != "cuda":
+            began = time.perf_counter()
+            run()
+            return time.perf_counter() - began
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        events[0].record()
+        run()
+        events[1].record()
+        torch.cuda.synchronize(device)
+        return events[0].elapsed_time(events[1]) / 1000
+
+    turns: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, run in contenders.items():
+            seconds = timed(run)
+            if turn:
+                turns[name].append(seconds)
+    return {name: Timing(seconds) for name, seconds in turns.items()}
+
+
+def ratio(slow: Timing, fast: Timing) -> tuple[float, float, float]:
+    """How many times faster ``fast`` is: median and quartiles of the ratios of neighbouring turns."""
+    ratios = [a / b for a, b in zip(slow.turns, fast.turns, strict=True)]
+    return statistics.median(ratios), *Timing(ratios).quartiles
+
+
+class Convolution:
+    """The plain convolution whose rate is the machine's: 3×3, 512 to 512 channels, at 64×64."""
+
+    FLOPS = 2 * 512 * 512 * 9 * 64 * 64
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Draw input and weights."""
+        self.x = torch.randn(1, 512, 66, 66, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        self.weight = torch.randn(512, 512, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+
+    def __call__(self) -> Tensor:
+        """Run it once."""
+        return F.conv2d(self.x, self.weight)
+
+    def rate(self, timing: Timing) -> float:
+        """Floating-point operations a second in the fastest quarter of the turns."""
+        return self.FLOPS / timing.quartiles[0]
+
+
+def count_operations(network: nn.Module, x: Tensor) -> float:
+    """Floating-point operations (two for a multiply-add) of all convolutions for ``x``; transforms are left out."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(x)
+    return float(counter.get_total_flops())
+
+
+def peak_memory(task: Callable[..., object], *arguments: object) -> int:
+    """Largest resident memory, bytes, of a fresh process that runs ``task``, which lies at the top of a module."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (task, arguments))
+
+
+def _measured(task: Callable[..., object], arguments: tuple) -> int:
+    task(*arguments)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+# ----------------------------------------------------------------------------------------------------------- inference
+
+
+def draw_weights(network: nn.Module, seed: int) -> nn.Module:
+    """Weights by the formula of the golden numbers: entry k of the state dict comes from ``RandomState(seed + k)``."""
+    drawn = {}
+    for k, (name, tensor) in enumerate(network.state_dict().items()):
+        random, shape = np.random.RandomState(seed + k), tuple(tensor.shape)
+        if name.endswith("num_batches_tracked"):
+            values = np.zeros(shape)
+        elif name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
+            values = random.uniform(0.5, 1.5, shape)
+        elif len(shape) == 1:
+            values = 0.1 * random.standard_normal(shape)
+        else:
+            values = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        drawn[name] = torch.from_numpy(np.asarray(values)).to(tensor.dtype)
+    network.load_state_dict(drawn)
+    return network.eval()
+
+
+def benchmark_input(side: int, device: torch.device) -> Tensor:
+    """A generator's input (1, 4, side, side): a photograph with a thick mask."""
+    sample = photographs(side)[0]
+    return generator_input(*collate([(sample.image, sample.mask)]).to(device))
+
+
+def pair(preset: str, reference: Reference | None, device: torch.device) -> tuple[nn.Module | None, nn.Module]:
+    """The authors' generator (``None`` without their code) and ours with the same weights, in evaluation mode.
+
+    The weights are drawn by a formula. BatchNorm's statistics are then those of a photograph: otherwise activations
+    grow from block to block until the sigmoid shows black and white only, and differences of one in 10⁷ grow as well.
+    """
+    x = benchmark_input(256, torch.device("cpu"))
+    settings = PRESETS[preset].generator
+    if reference is None:
+        ours = draw_weights(build_generator(**asdict(settings)), 100)
+        with torch.no_grad():
+            calibrate(ours, x)
+        return None, ours.to(device)
+    theirs = draw_weights(reference.generator(settings.blocks), 100)
+    with torch.no_grad():
+        calibrate(theirs, x)
+    return theirs.to(device), load_reference(theirs.state_dict(), "generator").to(device)
+
+
+def measure_inference(
+    preset: str, sides: Sequence[int], rounds: int, reference: Reference | None, device: torch.device
+) -> Iterator[Row]:
+    """Time and differences of all contenders for one picture of each size."""
+    theirs, ours = pair(preset, reference, device)
+    with tempfile.TemporaryDirectory() as scratch:
+        for side in sides:
+            x = benchmark_input(side, device)
+            networks: dict[str, Callable[[Tensor], Tensor]] = {} if theirs is None else {"reference": theirs}
+            networks |= {"ours, float32": FastGenerator(ours), "ours, bfloat16": FastGenerator(ours, torch.bfloat16)}
+            networks |= other_runtimes(ours, side, Path(scratch)) if device.type == "cpu" else {}
+            roof = Convolution(device, torch.float32)
+            with torch.no_grad():
+                expected = (theirs or ours)(x)
+                operations = count_operations(ours, x)
+                turns = {name: partial(network, x) for name, network in networks.items()}
+                timings = take_turns({"roof": roof, **turns}, rounds, device)
+                rate = roof.rate(timings["roof"])
+                base = timings.get("reference")
+                for name, network in networks.items():
+                    difference = ((network(x) - expected) * x[:, 3:]).float()  # exported graphs compose themselves
+                    yield {
+                        "part": "inference", "model": preset, "side": side, "contender": name,
+                        **_times(timings[name], base),
+                        "floor": operations / rate, "times floor": timings[name].median * rate / operations,
+                        "GFLOP/s": operations / timings[name].median / 1e9, "conv GFLOP/s": rate / 1e9,
+                        "largest difference in the hole": difference.abs().max().item(),
+                    }  # fmt: skip
+
+
+def _times(timing: Timing, base: Timing | None) -> Row:
+    """Seconds with spread, and the ratio to the reference with spread."""
+    low, high = timing.quartiles
+    row: Row = {"seconds": timing.median, "seconds low": low, "seconds high": high}
+    if base is not None:
+        row["ratio"], row["ratio low"], row["ratio high"] = ratio(base, timing)
+    return row
+
+
+def other_runtimes(generator: nn.Module, side: int, scratch: Path) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The same network in onnxruntime and OpenVINO, where they are installed."""
+    from lama_minimal.export import export_onnx, onnxruntime_session, openvino_session
+
+    path, threads = scratch / f"{side}.onnx", torch.get_num_threads()
+    makers = {
+        "onnxruntime": lambda: onnxruntime_session(path, threads),
+        "OpenVINO": lambda: openvino_session(path, threads),
+        "OpenVINO, bfloat16": lambda: openvino_session(path, threads, "bfloat16"),
+    }
+    found = {}
+    try:
+        export_onnx(generator, path, side, side)
+    except UserError:
+        return found
+    for name, make in makers.items():
+        try:
+            session = make()
+        except UserError:
+            continue
+        # The exported graph takes image and mask apart; the picture's known part is what the network reads.
+        found[name] = partial(_run_session, session)
+    return found
+
+
+def _run_session(session: Callable[[np.ndarray, np.ndarray], np.ndarray], x: Tensor) -> Tensor:
+    return torch.from_numpy(session(x[:, :3].numpy(), x[:, 3:].numpy()))
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def measure_training(
+    preset: str, batch_sizes: Sequence[int], rounds: int, reference: Reference | None, device: torch.device
+) -> Iterator[Row]:
+    """Time of a whole training step, every loss, at 256×256, with the authors' step beside ours."""
+    for size in batch_sizes:
+        samples = [(sample.image, sample.mask) for sample in photographs(256)]
+        batch = collate([samples[index % len(samples)] for index in range(size)])
+        steps = {} if reference is None else {"reference": _reference_step(preset, reference, batch, device)}
+        steps |= {
+            "ours, float32": our_step(preset, batch, device, "float32"),
+            "ours, bfloat16": our_step(preset, batch, device, "bfloat16"),
+            "ours, bfloat16, prediction judged again": our_step(preset, batch, device, "bfloat16", reuse=True),
+        }
+        if device.type == "cuda":
+            steps["ours, bfloat16, compiled"] = our_step(preset, batch, device, "bfloat16", compiled=True)
+        timings = take_turns(steps, rounds, device)
+        for name, timing in timings.items():
+            yield {
+                "part": "training", "model": preset, "batch": size, "contender": name,
+                **_times(timing, timings.get("reference")), "images a second": size / timing.median,
+            }  # fmt: skip
+
+
+def _reference_step(preset: str, reference: Reference, batch: Batch, device: torch.device) -> Callable[[], object]:
+    """The authors' step on one batch, in their precision and layout."""
+    settings = PRESETS[preset]
+    generator = draw_weights(reference.generator(settings.generator.blocks), 100).to(device).train()
+    discriminator = draw_weights(reference.discriminator(), 600).to(device).train()
+    encoder = draw_weights(reference.encoder(), 1000).to(device).train().requires_grad_(False)
+    rates = settings.optimizer.generator_lr, settings.optimizer.discriminator_lr
+    networks = generator, discriminator
+    adams = [torch.optim.Adam(net.parameters(), lr) for net, lr in zip(networks, rates, strict=True)]
+    step = reference.training_step(generator, discriminator, encoder, adams, settings.loss)
+    image, mask = batch.to(device, False)
+    return lambda: step(image, mask)
+
+
+def our_step(
+    preset: str, batch: Batch, device: torch.device, precision: str, reuse: bool = False, compiled: bool = False
+) -> Callable[[], object]:
+    """Our step on one batch, with the weights of the reference's formula where shapes matter only."""
+    settings = PRESETS[preset]
+    settings = replace(settings, perceptual=replace(settings.perceptual, network="scenes-segmentation"))
+    state = TrainingState.create(settings, device)
+    perceptual = _paper_perceptual().to(device, memory_format=torch.channels_last)
+    generator = torch.compile(state.generator) if compiled else state.generator
+    micro = [batch.to(device, True)]
+
+    def step() -> None:
+        _, predictions = generator_step(
+            generator, state.discriminator, perceptual, state.generator_optimizer, micro, settings.loss,
+            precision=precision,
+        )  # fmt: skip
+        discriminator_step(
+            generator, state.discriminator, state.discriminator_optimizer, micro, settings.loss,
+            precision=precision, predictions=predictions if reuse else None,
+        )  # fmt: skip
+
+    return step
+
+
+def _paper_perceptual() -> PerceptualNetwork:
+    """The paper's loss network, a dilated ResNet50 in training mode, with random weights: time needs no others."""
+    return PerceptualNetwork(ResNetEncoder(), batch_statistics=True)
+
+
+# ------------------------------------------------------------------------------------------------- large photographs
+
+
+def compact_hole(side: int, share: float = 0.05) -> np.ndarray:
+    """A disc in the middle of a square picture, (side, side) bool, that covers ``share`` of it."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    return x**2 + y**2 <= share * side**2 / np.pi
+
+
+def measure_strategy(
+    preset: str, side: int, rounds: int, reference: Reference | None, device: torch.device
+) -> Iterator[Row]:
+    """A large photograph with one compact hole: the network on all of it, and what a user gets without a choice."""
+    theirs, ours = pair(preset, reference, device)
+    image, hole = photographs(side)[0].image, compact_hole(side)
+    exact, default = Inpainter(ours, device=device, precision="float32"), Inpainter(ours, device=device)
+    x = generator_input(*collate([(image, hole)]).to(device))
+    runs: dict[str, Callable[[], object]] = {}
+    if theirs is not None:
+        runs["reference, whole"] = torch.no_grad()(lambda: theirs(x))
+    runs["ours, whole, float32"] = lambda: exact.fill(image, hole, strategy="whole")
+    runs["ours, whole"] = lambda: default.fill(image, hole, strategy="whole")
+    runs["ours, default"] = lambda: default.fill(image, hole)
+    timings = take_turns(runs, rounds, device)
+    base = timings.get("reference, whole", timings["ours, whole, float32"])
+    for name, timing in timings.items():
+        yield {"part": "strategy", "model": preset, "side": side, "contender": name, **_times(timing, base)}
+
+
+def _fill_once(preset: str, side: int, contender: str, folder: str | None) -> None:
+    """Fill one picture as a whole, in a process of its own."""
+    settings = PRESETS[preset].generator
+    if contender == "reference":
+        network = Reference(folder).generator(settings.blocks).eval()
+        with torch.no_grad():
+            network(benchmark_input(side, torch.device("cpu")))
+        return
+    generator = build_generator(**asdict(settings))
+    sample = photographs(side)[0]
+    Inpainter(generator, device="cpu", precision=contender).fill(sample.image, sample.mask, strategy="whole")
+
+
+def measure_memory(preset: str, sides: Sequence[int], folder: Path | None) -> Iterator[Row]:
+    """Peak memory of a whole process that fills one picture as a whole, on a CPU."""
+    for side in sides:
+        names = ["float32", "bfloat16"]
+        if folder is not None and side <= 1024:
+            names.insert(0, "reference")
+        peaks = {name: peak_memory(_fill_once, preset, side, name, folder and str(folder)) for name in names}
+        for name, peak in peaks.items():
+            row: Row = {"part": "memory", "model": preset, "side": side, "contender": name, "MiB": peak / 2**20}
+            if "reference" in peaks:
+                row["share of reference"] = peak / peaks["reference"]
+            yield row
+
+
+# -------------------------------------------------------------------------------------------------------------- growth
+
+
+def measure_growth(preset: str, sides: Sequence[int], rounds: int, device: torch.device) -> Iterator[Row]:
+    """Time against the picture's side, of the network and of one layer's transforms alone."""
+    generator = draw_weights(build_generator(**asdict(PRESETS[preset].generator)), 100).to(device)
+    network = FastGenerator(generator, Inpainter(generator, device=device).network.precision)
+    channels = PRESETS[preset].generator.width * 3  # half of the global channels
+    for side in sides:
+        x, features = benchmark_input(side, device), torch.randn(1, channels, side // 8, side // 8, device=device)
+        runs: dict[str, Callable[[], object]] = {
+            "network": partial(network, x),
+            "transforms": partial(_there_and_back, features),
+        }
+        for name, timing in take_turns(runs, rounds if side <= 1024 else 1, device).items():
+            pixels = side**2 if name == "network" else (side // 8) ** 2
+            law = pixels if name == "network" else pixels * np.log2(pixels)
+            yield {
+                "part": "growth", "model": preset, "side": side, "contender": name,
+                **_times(timing, None), "nanoseconds per law": timing.median / law * 1e9,
+            }  # fmt: skip
+
+
+def _there_and_back(x: Tensor) -> Tensor:
+    return torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:])
+
+
+def _train_some(seconds: float) -> None:
+    """One of several processes: train a small network for a while, and print images a second of all of them."""
+    from lama_minimal.train import leave_processes, train
+
+    settings = PRESETS["cpu"]
+    settings = replace(settings, run=replace(settings.run, steps=10**6, evaluate_every=10**6))
+    began, count = None, 0
+    for record in train(settings, device="cpu"):
+        if record.step == 3:  # the first steps warm up
+            began = time.perf_counter()
+        elif began is not None:
+            count += 1
+            if time.perf_counter() - began > seconds:
+                break
+    if os.environ["RANK"] == "0":
+        world = int(os.environ["WORLD_SIZE"])
+        print(count * world * settings.run.batch_size / (time.perf_counter() - began))
+    leave_processes()
+
+
+def measure_processes(counts: Sequence[int], seconds: float) -> Iterator[Row]:
+    """Training speed of the preset ``cpu`` with several processes of one thread each, on this machine."""
+    program = f"from lama_minimal.bench import _train_some; _train_some({seconds})"
+    for count in counts:
+        with tempfile.TemporaryDirectory() as scratch:
+            script = Path(scratch, "train_some.py")
+            script.write_text(program)
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            done = subprocess.run([*command, str(script)], capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            raise UserError(f"training with {count} processes failed: {done.stderr.strip().splitlines()[-1]}")
+        rate = float(done.stdout.split()[-1])
+        yield {"part": "growth", "model": "cpu", "processes": count, "contender": "training", "images a second": rate}
+
+
+# ------------------------------------------------------------------------------------------------------------- feeding
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch and OpenCV compute on one core."""
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+
+
+def measure_feeding(rounds: int) -> Iterator[Row]:
+    """Samples a second that one core makes: from JPEG files of 512×680, decoded pictures, and built-in scenes."""
+    rng, wide, each = np.random.default_rng(0), recipe_for("wide", 256), 8
+    pictures = [cv2.resize(sample.image, (680, 512)) for sample in photographs(512)]
+    with tempfile.TemporaryDirectory() as scratch, one_thread():
+        files = [Path(scratch, f"{index}.jpg") for index in range(len(pictures))]
+        for path, picture in zip(files, pictures, strict=True):
+            Image.fromarray(picture).save(path, quality=90)
+        data = {"JPEG files": TrainingData(files, 256)}
+        data |= {f"scenes, {size}": TrainingData([], size) for size in (64, 128, 256)}
+        turn = {name: iter(range(10**9)) for name in data}
+
+        def draw(name: str) -> None:
+            for _ in range(each):
+                data[name][next(turn[name])]
+
+        def decoded() -> None:
+            for picture in pictures + pictures[: each - len(pictures)]:
+                augment(picture, 256, rng), draw_mask(wide, (256, 256), rng)
+
+        runs: dict[str, Callable[[], object]] = {"decoded pictures": decoded}
+        runs |= {name: partial(draw, name) for name in data}
+        for name, timing in take_turns(runs, 3 * rounds, torch.device("cpu")).items():
+            low, high = timing.quartiles
+            yield {
+                "part": "feeding", "contender": name, "samples a second": each / timing.median,
+                "low": each / high, "high": each / low,
+            }  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+
+def line(row: Row) -> str:
+    """A row as one line of text."""
+    where = [
+        str(row.get("model", "")),
+        *(f"{name} {row[name]}" for name in ("side", "batch", "processes") if name in row),
+    ]
+    what = " ".join(part for part in (row["part"], *where) if part)
+    numbers = {name: value for name, value in row.items() if isinstance(value, float) and "low" not in name}
+    shown = []
+    for name, value in numbers.items():
+        if name.endswith(" high"):
+            continue
+        spread = f" ({row[f'{name} low']:.3g} … {row[f'{name} high']:.3g})" if f"{name} low" in row else ""
+        shown.append(f"{name} {value:.3g}{spread}")
+    return f"{what:38} {row['contender']:26} " + "; ".join(shown)
+
+
+def save_figure(rows: Sequence[Row], path: Path) -> None:
+    """Draw what can be drawn of the rows: ratios, memory, growth."""
+    with plt.rc_context(style()):
+        figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+        _draw_ratios(axes[0], [row for row in rows if row["part"] == "inference" and "ratio" in row])
+        _draw_curves(axes[1], [row for row in rows if row["part"] == "memory"], "MiB", "peak memory, MiB")
+        growth = [row for row in rows if row["part"] == "growth" and "side" in row]
+        _draw_curves(axes[2], growth, "seconds", "seconds")
+        for axis in axes:
+            axis.set_visible(axis.has_data())
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+
+def _draw_ratios(axis: Axes, rows: Sequence[Row]) -> None:
+    """Bars: how many times faster than the reference, with quartiles."""
+    if not rows:
+        return
+    groups: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in rows:
+        group = groups.setdefault(f"{row['side']}²", {})
+        group[row["contender"]] = row["ratio"], row["ratio low"], row["ratio high"]
+    draw_bars(axis, groups, method_colours(list(dict.fromkeys(row["contender"] for row in rows))))
+    axis.set_ylabel("times as fast as the authors' code")
+    axis.legend(fontsize=7)
+
+
+def _draw_curves(axis: Axes, rows: Sequence[Row], name: str, label: str) -> None:
+    """A number against the picture's side, both logarithmic; a dashed line grows with the pixels."""
+    for contender in dict.fromkeys(row["contender"] for row in rows):
+        points = sorted((row["side"], row[name]) for row in rows if row["contender"] == contender)
+        axis.loglog(*zip(*points, strict=True), "o-", base=2, label=contender)
+    if rows:
+        first = min((row["side"], row[name]) for row in rows)
+        last = max(row["side"] for row in rows)
+        axis.loglog([first[0], last], [first[1], first[1] * (last / first[0]) ** 2], "k--", lw=1, label="∝ pixels")
+        axis.legend(fontsize=7)
+    axis.set_xlabel("side, pixels")
+    axis.set_ylabel(label)
+
+
+def machine() -> Row:
+    """What this was measured on."""
+    facts: Row = {
+        "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
+    }  # fmt: skip
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def bench(
+    preset: str = "lama-fourier",
+    parts: Sequence[str] = PARTS,
+    reference: Path | None = None,
+    rounds: int = 7,
+    device: str | None = None,
+    out: Path | None = None,
+    progress: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """Run parts of the benchmark.
+
+    Args:
+        preset: whose generator, ``lama-fourier`` or ``big-lama``.
+        parts: some of :data:`PARTS`.
+        reference: a checkout of the authors' code; None = without comparison.
+        rounds: turns of each contender; fewer for what takes long.
+        device: where to compute; None = a GPU if there is one.
+        out: JSON file for the rows, written after each part; a picture is drawn beside it.
+        progress: called with each row.
+
+    Raises:
+        UserError: an unknown part or preset, or ``reference`` is no checkout.
+    """
+    if unknown := set(parts) - set(PARTS):
+        raise UserError(f"unknown part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+    if preset not in ("lama-fourier", "big-lama"):
+        raise UserError(f"the authors' code is compared for lama-fourier and big-lama, not for {preset}")
+    place, theirs = pick_device(device), None if reference is None else Reference(reference)
+    gpu = place.type == "cuda"
+    work: dict[str, Callable[[], list[Iterator[Row]]]] = {
+        "inference": lambda: [
+            measure_inference(preset, (256, 512, 1024, 2048) if gpu else (256, 512, 1024), rounds, theirs, place)
+        ],
+        "training": lambda: [measure_training(preset, (10, 30) if gpu else (2,), rounds, theirs, place)],
+        "strategy": lambda: [measure_strategy(preset, 2048, max(1, rounds // 3), theirs, place)],
+        "memory": lambda: [measure_memory(preset, (256, 512, 1024, 2048, 4096), reference)],
+        "feeding": lambda: [measure_feeding(rounds)],
+        "growth": lambda: [
+            measure_growth(preset, (256, 512, 1024, 2048, 4096), rounds, place),
+            measure_processes((1, 2, 4), 10.0),
+        ],
+    }
+    rows: list[Row] = []
+    for part in parts:
+        for row in (row for rows_of in work[part]() for row in rows_of):
+            rows.append(row)
+            progress(row)
+            if out is not None:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                out.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+    if out is not None:
+        save_figure(rows, out.with_suffix(".png"))
+    return rows

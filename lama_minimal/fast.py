@@ -1,0 +1,364 @@
+"""The fast form of a trained generator: the same function, derived from the network that notebooks show.
+
+    network = FastGenerator(generator)  # (B, 4, H, W) → (B, 3, H, W), as the generator in evaluation mode
+
+Three things make it fast. BatchNorm is folded into the convolutions. On a CPU each convolution adds its bias, a second
+summand and the ReLU while the result is still in the cache, and weights are packed once in the processor's order. And
+since encoder and decoder see only a few pixels around each pixel, they run in strips: rows of the picture with just the
+rows around them that are needed. Feature maps at full size, which would take most of the memory, never exist as a
+whole; only the trunk, at an eighth of the size, needs the whole picture.
+
+Shape letters: B batch, C channels, H × W pixels.
+"""
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from lama_minimal.fourier import Branches, FFCBlock, FFCResidual, SpectralTransform, project_hermitian
+from lama_minimal.models import ColourConv, FourierGenerator, Generator, ResidualBlock
+
+STRIP_PIXELS = 2**17
+"""Pixels of a strip at full size."""
+
+Rows = tuple[int, int]
+"""First row, and the row after the last."""
+
+
+class FastGenerator(nn.Module):
+    """A generator in evaluation mode, made for speed."""
+
+    def __init__(self, generator: Generator, precision: torch.dtype = torch.float32) -> None:
+        """Derive the fast form of ``generator``, which stays as it is.
+
+        Args:
+            generator: trained; its device is that of the fast form.
+            precision: of weights and feature maps. Fourier transforms always run in float32.
+        """
+        super().__init__()
+        self.precision = precision
+        with torch.no_grad():
+            encoder = [Conv([conv], [norm], precision, relu=True) for conv, norm, _ in generator.encoder]
+            if isinstance(generator, FourierGenerator):
+                split, last = generator.split, [generator.split.ffc.local_to_local, generator.split.ffc.local_to_global]
+                encoder.append(Conv(last, [split.local_norm, split.global_norm], precision, relu=True))
+                self.widths = [conv.out_channels if conv else 0 for conv in last]
+                trunk = [FastFFCResidual(block, precision) for block in generator.trunk]
+            else:
+                self.widths = None
+                trunk = [fast_residual(block, precision) for block in generator.trunk]
+            *up, head = generator.decoder
+            decoder = [*(UpConv(conv, norm, precision) for conv, norm, _ in up), ColourHead(head, precision)]
+        self.encoder, self.decoder = nn.ModuleList(encoder), nn.ModuleList(decoder)
+        self.trunk = nn.Sequential(*trunk)
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the (B, 4, H, W) input to a prediction (B, 3, H, W) in [0, 1], float32; sides as for the generator."""
+        rows = max(1, STRIP_PIXELS // (x.shape[0] * x.shape[3]))
+        features = in_strips(self.encoder, x, rows, self.precision)
+        if self.widths is None:
+            features = self.trunk(features)
+        else:
+            branches = self.trunk(tuple(part if part.shape[1] else None for part in features.split(self.widths, dim=1)))
+            features = torch.cat([branch for branch in branches if branch is not None], dim=1)
+        return torch.sigmoid_(in_strips(self.decoder, features, rows, torch.float32))
+
+
+def in_strips(layers: Sequence["Conv | UpConv"], x: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """Run layers one after another on strips of the picture: the same numbers with less memory.
+
+    Args:
+        layers: convolutions.
+        x: (B, C, H, W).
+        rows: height of a strip where the picture is largest, pixels.
+        dtype: of the result, (B, C_out, h, w).
+    """
+    heights = [x.shape[2]]
+    for layer in layers:
+        heights.append(layer.height(heights[-1]))
+    step = max(1, rows * heights[-1] // max(heights))
+    if heights[-1] > heights[0]:
+        step = -(-step // ColourHead.SIDE) * ColourHead.SIDE
+    result: Tensor | None = None
+    for first in range(0, heights[-1], step):
+        ranges = [(first, min(first + step, heights[-1]))]
+        for layer, height in zip(reversed(layers), heights[-2::-1], strict=True):
+            ranges.insert(0, layer.needs(ranges[0], height))
+        strip = x[:, :, slice(*ranges[0])].to(layers[0].precision, memory_format=torch.channels_last)
+        for layer, (given, wanted), height in zip(layers, pairwise(ranges), heights[:-1], strict=True):
+            strip = layer(strip, given, wanted, height)
+        if result is None:
+            shape = (*strip.shape[:2], heights[-1], strip.shape[3])
+            result = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+        result[:, :, slice(*ranges[-1])] = strip
+    return result
+
+
+# -------------------------------------------------------------------------------------------------------- convolutions
+
+
+def fold(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of ``norm(conv(x))``, in evaluation mode, as one convolution."""
+    if norm is None:
+        return conv.weight, conv.bias
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    return fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias, transposed
+    )
+
+
+class Kernel(nn.Module):
+    """Weights ready for the processor: ``relu(conv(x) + add)``, without padding."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        precision: torch.dtype,
+        relu: bool,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> None:
+        """Pack the weights; ``relu`` says whether a ReLU follows."""
+        super().__init__()
+        self.relu = relu
+        self.place = [stride] * 2, [0, 0], [dilation] * 2, 1  # stride, padding, dilation, groups
+        self.packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self.bias = None if bias is None else nn.Buffer(bias.detach().to(precision))
+        weight = weight.detach().to(precision).contiguous()
+        if self.packed:  # no buffer: its layout is the processor's own
+            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+                weight.to_mkldnn(), [0, 0], [stride] * 2, [dilation] * 2, 1
+            )
+        else:
+            self.weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """Map (B, C, H, W) to (B, C_out, h, w); ``add`` has the output's shape."""
+        if not self.packed:
+            y = F.conv2d(x, self.weight, self.bias, *self.place)
+            y = y if add is None else y.add_(add)
+            return y.relu_() if self.relu else y
+        stride, padding, dilation, groups = self.place
+        pointwise, place = torch.ops.mkldnn._convolution_pointwise, (padding, stride, dilation, groups)
+        if add is None:
+            return pointwise(x, self.weight, self.bias, *place, "relu" if self.relu else "none", [], "")
+        unary = "relu" if self.relu else None
+        return pointwise.binary(x, add, self.weight, self.bias, *place, "add", 1.0, unary, [], "")
+
+
+class Conv(nn.Module):
+    """A convolution of the encoder or the trunk, BatchNorm and, if asked for, ReLU."""
+
+    def __init__(
+        self,
+        convs: Sequence[nn.Conv2d | None],
+        norms: Sequence[nn.BatchNorm2d | None],
+        precision: torch.dtype,
+        relu: bool,
+        bias: bool = True,
+    ) -> None:
+        """Take over convolutions of one shape that read the same input; their outputs are stacked.
+
+        Args:
+            convs: ``None`` where a branch is absent.
+            norms: what follows each.
+            precision: of the weights.
+            relu: whether a ReLU follows.
+            bias: ``False`` where another summand already brings the shift of the norm.
+        """
+        super().__init__()
+        parts = [fold(conv, norm) for conv, norm in zip(convs, norms, strict=True) if conv is not None]
+        weight = torch.cat([weight for weight, _ in parts])
+        shift = torch.cat([shift for _, shift in parts]) if bias else None
+        first = next(conv for conv in convs if conv is not None)
+        self.precision = precision
+        self.stride, self.padding, dilation = first.stride[0], first.padding[0], first.dilation[0]
+        self.extent = (first.kernel_size[0] - 1) * dilation + 1
+        self.mode = "reflect" if first.padding_mode == "reflect" else "constant"
+        self.kernel = Kernel(weight, shift, precision, relu, self.stride, dilation)
+
+    def height(self, rows: int) -> int:
+        """Rows of the output for that many of the input."""
+        return (rows + 2 * self.padding - self.extent) // self.stride + 1
+
+    def window(self, wanted: Rows) -> Rows:
+        """The rows of the input under the kernel for the wanted rows of the output; some may lie outside."""
+        return wanted[0] * self.stride - self.padding, (wanted[1] - 1) * self.stride - self.padding + self.extent
+
+    def needs(self, wanted: Rows, height: int) -> Rows:
+        """Which rows of an input of that height the wanted rows depend on."""
+        first, last = self.window(wanted)
+        mirrored_below, mirrored_above = 1 - first, 2 * height - 1 - last  # what the border repeats lies inside
+        return (
+            max(0, min(first, mirrored_above) if last > height else first),
+            min(height, max(last, mirrored_below) if first < 0 else last),
+        )
+
+    def pad(self, x: Tensor) -> Tensor:
+        """A whole feature map with its border."""
+        return F.pad(x, (self.padding,) * 4, mode=self.mode)
+
+    def forward(self, x: Tensor, given: Rows, wanted: Rows, height: int) -> Tensor:
+        """Compute the wanted rows of the output from the given rows of an input that has ``height`` rows."""
+        first, last = self.window(wanted)
+        top, bottom = max(0, -first), max(0, last - height)
+        x = F.pad(x, (self.padding, self.padding, top, bottom), mode=self.mode)
+        return self.kernel(x[:, :, first - given[0] + top : last - given[0] + top])
+
+
+class ColourHead(Conv):
+    """:class:`~lama_minimal.models.ColourConv` in blocks of 4×4 pixels: wanted rows come in multiples of ``SIDE``."""
+
+    SIDE = 4
+
+    def __init__(self, conv: ColourConv, precision: torch.dtype) -> None:
+        """Take over the convolution."""
+        super().__init__([conv], [None], precision, relu=False)
+        self.kernel = Kernel(*conv.blockwise(self.SIDE), precision, relu=False, stride=self.SIDE)
+
+    def forward(self, x: Tensor, given: Rows, wanted: Rows, height: int) -> Tensor:
+        """As for every other convolution."""
+        return F.pixel_shuffle(super().forward(x, given, wanted, height), self.SIDE)
+
+
+class UpConv(nn.Module):
+    """A transposed convolution to twice the size, BatchNorm and ReLU."""
+
+    def __init__(self, conv: nn.ConvTranspose2d, norm: nn.BatchNorm2d, precision: torch.dtype) -> None:
+        """Fold ``norm`` into ``conv``."""
+        super().__init__()
+        self.precision = precision
+        weight, bias = fold(conv, norm)
+        self.conv = copy.deepcopy(conv)
+        self.conv.weight, self.conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.conv.to(precision, memory_format=torch.channels_last)
+
+    def height(self, rows: int) -> int:
+        """Rows of the output for that many of the input."""
+        return 2 * rows
+
+    def needs(self, wanted: Rows, height: int) -> Rows:
+        """Which rows of the input the wanted rows depend on: an even row on one, an odd row on two."""
+        return wanted[0] // 2, min(wanted[1] // 2 + 1, height)
+
+    def forward(self, x: Tensor, given: Rows, wanted: Rows, height: int) -> Tensor:
+        """Compute the wanted rows of the output from the given rows of the input."""
+        y = self.conv(x).relu_()
+        return y[:, :, wanted[0] - 2 * given[0] : wanted[1] - 2 * given[0]]
+
+
+# --------------------------------------------------------------------------------------------------------------- trunk
+
+
+class FastSpectralTransform(nn.Module):
+    """:class:`~lama_minimal.fourier.SpectralTransform`, channels innermost: a spectrum needs no rearrangement."""
+
+    def __init__(self, path: SpectralTransform, norm: nn.BatchNorm2d, precision: torch.dtype, last: bool) -> None:
+        """Take over ``path``, with ``norm`` folded in; shift and ReLU come with it if it is the last path."""
+        super().__init__()
+        unit = path.fourier_unit
+        self.reduce = Kernel(*fold(path.reduce[0], path.reduce[1]), precision, relu=True)
+        self.mix = Kernel(*fold(unit.conv, unit.norm), precision, relu=True)
+        weight, shift = fold(path.expand, norm)
+        self.expand = Kernel(weight, shift if last else None, precision, relu=last)
+        self.local_fourier_unit = copy.deepcopy(path.local_fourier_unit)
+        if self.local_fourier_unit is not None:
+            self.local_fourier_unit.to(precision)
+
+    def fourier_unit(self, x: Tensor) -> Tensor:
+        """The Fourier unit: (B, C, H, W) to (B, C, H, W), float32."""
+        height, width = x.shape[-2:]
+        spectrum = torch.fft.rfft2(x.permute(0, 2, 3, 1).float(), dim=(1, 2), norm="ortho")  # (B, H, K, C)
+        pairs = torch.view_as_real(spectrum.contiguous()).flatten(3).permute(0, 3, 1, 2)  # re₀, im₀, re₁, …
+        pairs = self.mix(pairs.to(x.dtype)).permute(0, 2, 3, 1).float().contiguous()
+        spectrum = torch.view_as_complex(pairs.unflatten(3, (-1, 2))).permute(0, 3, 1, 2)  # (B, C, H, K)
+        spectrum = project_hermitian(spectrum, width)
+        return torch.fft.irfft2(spectrum, s=(height, width), norm="ortho")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C_out, H, W)."""
+        x = self.reduce(x)
+        mixed = self.fourier_unit(x).add_(x)
+        if self.local_fourier_unit is not None:
+            mixed.add_(self.local_fourier_unit(x))
+        return self.expand(mixed.to(x.dtype, memory_format=torch.channels_last))
+
+
+class FastFFC(nn.Module):
+    """:class:`~lama_minimal.fourier.FFCBlock`: paths into the same branch add up inside the convolutions."""
+
+    def __init__(self, block: FFCBlock, precision: torch.dtype) -> None:
+        """Take over the paths that are there; shift and ReLU come with the last one of each branch."""
+        super().__init__()
+        ffc, local_norm, global_norm = block.ffc, block.local_norm, block.global_norm
+
+        def conv(path: nn.Conv2d | None, norm: nn.BatchNorm2d, last: bool) -> Conv | None:
+            return None if path is None else Conv([path], [norm], precision, relu=last, bias=last)
+
+        self.local_to_local = conv(ffc.local_to_local, local_norm, last=ffc.global_to_local is None)
+        self.global_to_local = conv(ffc.global_to_local, local_norm, last=True)
+        self.global_to_global = None
+        if ffc.global_to_global is not None:
+            last = ffc.local_to_global is None
+            self.global_to_global = FastSpectralTransform(ffc.global_to_global, global_norm, precision, last)
+        self.local_to_global = conv(ffc.local_to_global, global_norm, last=True)
+
+    def forward(self, branches: Branches) -> Branches:
+        """Map a pair of branches to a pair of branches of the same shapes."""
+        local, glob = branches
+        local_out = global_out = None
+        if local is not None:
+            padded = self.local_to_local.pad(local)
+            local_out = self.local_to_local.kernel(padded)
+        if glob is not None:
+            global_out = self.global_to_global(glob)
+        if local is not None and glob is not None:
+            global_out = self.local_to_global.kernel(padded, global_out)
+            del padded
+            local_out = self.global_to_local.kernel(self.global_to_local.pad(glob), local_out)
+        return local_out, global_out
+
+
+class FastFFCResidual(nn.Module):
+    """:class:`~lama_minimal.fourier.FFCResidual`."""
+
+    def __init__(self, block: FFCResidual, precision: torch.dtype) -> None:
+        """Take over both blocks."""
+        super().__init__()
+        self.first, self.second = FastFFC(block.first, precision), FastFFC(block.second, precision)
+
+    def forward(self, branches: Branches) -> Branches:
+        """Map a pair of branches to a pair of the same shapes."""
+        outputs = self.second(self.first(branches))
+        return tuple(None if x is None else y.add_(x) for x, y in zip(branches, outputs, strict=True))
+
+
+class FastResidual(nn.Module):
+    """:class:`~lama_minimal.models.ResidualBlock` with one dilation."""
+
+    def __init__(self, block: ResidualBlock, precision: torch.dtype) -> None:
+        """Take over both convolutions."""
+        super().__init__()
+        first, first_norm, _, second, second_norm = block.body
+        self.first = Conv(first.convs, [first_norm], precision, relu=True)
+        self.second = Conv(second.convs, [second_norm], precision, relu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H, W)."""
+        inner = self.first.kernel(self.first.pad(x))
+        return self.second.kernel(self.second.pad(inner), x)
+
+
+def fast_residual(block: ResidualBlock, precision: torch.dtype) -> nn.Module:
+    """The fast form of a residual block; parallel dilated convolutions, only there for comparison, stay as they are."""
+    if len(block.body[0].convs) == 1:
+        return FastResidual(block, precision)
+    return copy.deepcopy(block).to(precision, memory_format=torch.channels_last)
