@@ -367,15 +367,27 @@ def _fill_once(preset: str, side: int, contender: str, folder: str | None) -> No
     Inpainter(generator, device="cpu", precision=contender).fill(sample.image, sample.mask, strategy="whole")
 
 
+def _step_once(preset: str, batch_size: int, contender: str, folder: str | None) -> None:
+    """Make two training steps, in a process of its own."""
+    sample, device = photographs(256)[0], torch.device("cpu")
+    batch = collate([(sample.image, sample.mask)] * batch_size)
+    if contender == "reference":
+        step = _reference_step(preset, Reference(folder), batch, device)
+    else:
+        step = our_step(preset, batch, device, contender)
+    step(), step()
+
+
 def measure_memory(preset: str, sides: Sequence[int], folder: Path | None) -> Iterator[Row]:
-    """Peak memory of a whole process that fills one picture as a whole, on a CPU."""
-    for side in sides:
+    """Peak memory of a whole process that fills one picture as a whole, or trains with two, on a CPU."""
+    jobs = [({"side": side}, _fill_once, side, side <= 1024) for side in sides]
+    for where, task, number, compared in [*jobs, ({"batch": 2}, _step_once, 2, True)]:
         names = ["float32", "bfloat16"]
-        if folder is not None and side <= 1024:
+        if folder is not None and compared:
             names.insert(0, "reference")
-        peaks = {name: peak_memory(_fill_once, preset, side, name, folder and str(folder)) for name in names}
+        peaks = {name: peak_memory(task, preset, number, name, folder and str(folder)) for name in names}
         for name, peak in peaks.items():
-            row: Row = {"part": "memory", "model": preset, "side": side, "contender": name, "MiB": peak / 2**20}
+            row: Row = {"part": "memory", "model": preset, **where, "contender": name, "MiB": peak / 2**20}
             if "reference" in peaks:
                 row["share of reference"] = peak / peaks["reference"]
             yield row
@@ -515,7 +527,8 @@ def save_figure(rows: Sequence[Row], path: Path) -> None:
     with plt.rc_context(style()):
         figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
         _draw_ratios(axes[0], [row for row in rows if row["part"] == "inference" and "ratio" in row])
-        _draw_curves(axes[1], [row for row in rows if row["part"] == "memory"], "MiB", "peak memory, MiB")
+        memory = [row for row in rows if row["part"] == "memory" and "side" in row]
+        _draw_curves(axes[1], memory, "MiB", "peak memory, MiB")
         growth = [row for row in rows if row["part"] == "growth" and "side" in row]
         _draw_curves(axes[2], growth, "seconds", "seconds")
         for axis in axes:

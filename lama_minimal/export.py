@@ -4,9 +4,9 @@
 
 Complex numbers are what keeps exporters from Fourier convolutions. But a Fourier transform is a product with matrices,
 one for the columns and one for the rows of a feature map, and real and imaginary parts can be computed apart. The
-fast algorithm saves little at the trunk's size, an eighth of the picture's: the products are a few per cent of the
-network's work. :func:`exportable` gives the same network with real matrices only; nothing else about it is special,
-and every exporter takes it.
+fast algorithm would save little at the trunk's size, an eighth of the picture's: in ``lama-fourier`` the products are
+4% of the work for a picture of 512×512 pixels and 9% for 1024×1024. :func:`exportable` gives the same network with
+real matrices only; nothing else about it is special, and every exporter takes it.
 
 Shape letters: B batch, C channels, H × W pixels, K = W // 2 + 1 columns of the half spectrum.
 """
@@ -288,7 +288,6 @@ def _quiet_exporter() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
         logger.setLevel(level)
@@ -315,7 +314,7 @@ def onnxruntime_session(path: str | Path, threads: int) -> Session:
     Raises:
         UserError: no such file, or onnxruntime is missing.
     """
-    runtime = _import("onnxruntime", "onnxruntime")
+    runtime = _import("onnxruntime", "lama-minimal[export]")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave the cores to others
@@ -349,7 +348,7 @@ def openvino_session(path: str | Path, threads: int, precision: Literal["float32
     model = core.compile_model(_existing(path), "CPU", settings)
 
     def fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return model({"image": image, "mask": mask})["filled"].copy()  # the next run overwrites its buffer
+        return model({"image": image, "mask": mask})["filled"]
 
     return fill
 

@@ -23,8 +23,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lama_minimal.fourier import Branches, FFCBlock, FFCResidual, SpectralTransform, project_hermitian
 from lama_minimal.models import ColourConv, FourierGenerator, Generator, ResidualBlock
 
-STRIP_PIXELS = 2**17
-"""Pixels of a strip at full size."""
+STRIP_PIXELS = 2**16
+"""Pixels of a strip at full size: its feature maps fit into a large cache."""
 
 Rows = tuple[int, int]
 """First row, and the row after the last."""
@@ -114,6 +114,11 @@ def fold(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d | None) -> t
     )
 
 
+def can_pack(weight: Tensor) -> bool:
+    """Whether weights can be packed for the processor: on a CPU, by oneDNN, which also fuses what follows."""
+    return weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+
 class Kernel(nn.Module):
     """Weights ready for the processor: ``relu(conv(x) + add)``, without padding."""
 
@@ -130,7 +135,7 @@ class Kernel(nn.Module):
         super().__init__()
         self.relu = relu
         self.place = [stride] * 2, [0, 0], [dilation] * 2, 1  # stride, padding, dilation, groups
-        self.packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self.packed = can_pack(weight)
         self.bias = None if bias is None else nn.Buffer(bias.detach().to(precision))
         weight = weight.detach().to(precision).contiguous()
         if self.packed:  # no buffer: its layout is the processor's own
@@ -258,38 +263,61 @@ class UpConv(nn.Module):
 # --------------------------------------------------------------------------------------------------------------- trunk
 
 
+class Linear(nn.Module):
+    """A 1×1 convolution with channels innermost, a product with a matrix: ``relu(x · weightᵀ + bias)``."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, precision: torch.dtype, relu: bool) -> None:
+        """Take over the (C_out, C, 1, 1) weight; ``relu`` says whether a ReLU follows."""
+        super().__init__()
+        self.relu = "relu" if relu else "none"
+        self.bias = None if bias is None else nn.Buffer(bias.detach().to(precision))
+        weight = weight.detach()[:, :, 0, 0].to(precision).contiguous()
+        self.packed = can_pack(weight)
+        if self.packed:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        else:
+            self.weight = nn.Buffer(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, C) to (…, C_out)."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.relu, [], "")
+        y = F.linear(x, self.weight, self.bias)
+        return y.relu_() if self.relu == "relu" else y
+
+
 class FastSpectralTransform(nn.Module):
-    """:class:`~lama_minimal.fourier.SpectralTransform`, channels innermost: a spectrum needs no rearrangement."""
+    """:class:`~lama_minimal.fourier.SpectralTransform`, channels innermost."""
 
     def __init__(self, path: SpectralTransform, norm: nn.BatchNorm2d, precision: torch.dtype, last: bool) -> None:
         """Take over ``path``, with ``norm`` folded in; shift and ReLU come with it if it is the last path."""
         super().__init__()
         unit = path.fourier_unit
-        self.reduce = Kernel(*fold(path.reduce[0], path.reduce[1]), precision, relu=True)
-        self.mix = Kernel(*fold(unit.conv, unit.norm), precision, relu=True)
+        self.reduce = Linear(*fold(path.reduce[0], path.reduce[1]), precision, relu=True)
+        self.mix = Linear(*fold(unit.conv, unit.norm), precision, relu=True)
         weight, shift = fold(path.expand, norm)
-        self.expand = Kernel(weight, shift if last else None, precision, relu=last)
+        self.expand = Linear(weight, shift if last else None, precision, relu=last)
         self.local_fourier_unit = copy.deepcopy(path.local_fourier_unit)
         if self.local_fourier_unit is not None:
             self.local_fourier_unit.to(precision)
 
     def fourier_unit(self, x: Tensor) -> Tensor:
-        """The Fourier unit: (B, C, H, W) to (B, C, H, W), float32."""
-        height, width = x.shape[-2:]
-        spectrum = torch.fft.rfft2(x.permute(0, 2, 3, 1).float(), dim=(1, 2), norm="ortho")  # (B, H, K, C)
-        pairs = torch.view_as_real(spectrum.contiguous()).flatten(3).permute(0, 3, 1, 2)  # re₀, im₀, re₁, …
-        pairs = self.mix(pairs.to(x.dtype)).permute(0, 2, 3, 1).float().contiguous()
-        spectrum = torch.view_as_complex(pairs.unflatten(3, (-1, 2))).permute(0, 3, 1, 2)  # (B, C, H, K)
-        spectrum = project_hermitian(spectrum, width)
-        return torch.fft.irfft2(spectrum, s=(height, width), norm="ortho")
+        """The Fourier unit: (B, H, W, C) to (B, H, W, C), float32."""
+        height, width = x.shape[1:3]
+        spectrum = torch.fft.rfft2(x.float(), dim=(1, 2), norm="ortho").contiguous()  # (B, H, K, C)
+        mixed = self.mix(torch.view_as_real(spectrum).flatten(3).to(x.dtype)).float()  # re₀, im₀, re₁, im₁, …
+        spectrum = torch.view_as_complex(mixed.unflatten(3, (-1, 2)))
+        own_mirror = spectrum.permute(0, 3, 1, 2)[..., :: width // 2 if width % 2 == 0 else width]
+        own_mirror.copy_(project_hermitian(own_mirror, own_mirror.shape[-1]))
+        return torch.fft.irfft2(spectrum, s=(height, width), dim=(1, 2), norm="ortho").contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, H, W)."""
-        x = self.reduce(x)
+        x = self.reduce(x.permute(0, 2, 3, 1))
         mixed = self.fourier_unit(x).add_(x)
         if self.local_fourier_unit is not None:
-            mixed.add_(self.local_fourier_unit(x))
-        return self.expand(mixed.to(x.dtype, memory_format=torch.channels_last))
+            mixed.add_(self.local_fourier_unit(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.expand(mixed.to(x.dtype)).permute(0, 3, 1, 2)
 
 
 class FastFFC(nn.Module):
