@@ -4,7 +4,7 @@ BIN := .venv/bin
 export MPLBACKEND = Agg
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean chapters solutions figures
 
 demo: .venv
 	$(BIN)/python -m lama_minimal demo --out runs/demo
@@ -20,6 +20,16 @@ test: .venv
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+chapters: .venv  # solutions/ → chapters/
+	$(BIN)/python -m lama_minimal.course chapters
+
+solutions: .venv  # run every solution and store its outputs, then make the chapters
+	$(BIN)/python -m lama_minimal.course run
+	$(BIN)/python -m lama_minimal.course chapters
+
+figures: .venv  # all figures of all chapters on one page, build/figures.html
+	$(BIN)/python -m lama_minimal.course figures
 
 lint: .venv
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -138,8 +139,10 @@ def peak_memory(task: Callable[..., object], *arguments: object) -> int:
 
 def _measured(task: Callable[..., object], arguments: tuple) -> int:
     task(*arguments)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; what getrusage tells there includes the parent process
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 # ----------------------------------------------------------------------------------------------------------- inference
@@ -276,10 +279,22 @@ def measure_training(
             steps["ours, bfloat16, compiled"] = our_step(preset, batch, device, "bfloat16", compiled=True)
         timings = take_turns(steps, rounds, device)
         for name, timing in timings.items():
-            yield {
+            row = {
                 "part": "training", "model": preset, "batch": size, "contender": name,
                 **_times(timing, timings.get("reference")), "images a second": size / timing.median,
             }  # fmt: skip
+            yield row | _on_gpu(steps[name], timing, device)
+
+
+def _on_gpu(step: Callable[[], object], timing: Timing, device: torch.device) -> Row:
+    """What only a GPU tells: the step's own peak memory and its rate; nothing on a CPU."""
+    if device.type != "cuda":
+        return {}
+    torch.cuda.reset_peak_memory_stats(device)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    memory = torch.cuda.max_memory_allocated(device)
+    return {"GPU MiB": memory / 2**20, "TFLOP/s": counter.get_total_flops() / timing.median / 1e12}
 
 
 def _reference_step(preset: str, reference: Reference, batch: Batch, device: torch.device) -> Callable[[], object]:
@@ -420,29 +435,26 @@ def _there_and_back(x: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:])
 
 
-def _train_some(seconds: float) -> None:
-    """One of several processes: train a small network for a while, and print images a second of all of them."""
+def _train_some(steps: int) -> None:
+    """One of several processes: train a small network, and print images a second of all of them."""
     from lama_minimal.train import leave_processes, train
 
+    warm_up = 3
     settings = PRESETS["cpu"]
-    settings = replace(settings, run=replace(settings.run, steps=10**6, evaluate_every=10**6))
-    began, count = None, 0
+    settings = replace(settings, run=replace(settings.run, steps=warm_up + steps, evaluate_every=10**6))
+    began = 0.0
     for record in train(settings, device="cpu"):
-        if record.step == 3:  # the first steps warm up
+        if record.step == warm_up:
             began = time.perf_counter()
-        elif began is not None:
-            count += 1
-            if time.perf_counter() - began > seconds:
-                break
-    if os.environ["RANK"] == "0":
-        world = int(os.environ["WORLD_SIZE"])
-        print(count * world * settings.run.batch_size / (time.perf_counter() - began))
+        if record.step == warm_up + steps - 1 and os.environ["RANK"] == "0":  # the last step evaluates
+            images = (steps - 1) * int(os.environ["WORLD_SIZE"]) * settings.run.batch_size
+            print(images / (time.perf_counter() - began))
     leave_processes()
 
 
-def measure_processes(counts: Sequence[int], seconds: float) -> Iterator[Row]:
+def measure_processes(counts: Sequence[int], steps: int) -> Iterator[Row]:
     """Training speed of the preset ``cpu`` with several processes of one thread each, on this machine."""
-    program = f"from lama_minimal.bench import _train_some; _train_some({seconds})"
+    program = f"from lama_minimal.bench import _train_some; _train_some({steps})"
     for count in counts:
         with tempfile.TemporaryDirectory() as scratch:
             script = Path(scratch, "train_some.py")
@@ -451,7 +463,7 @@ def measure_processes(counts: Sequence[int], seconds: float) -> Iterator[Row]:
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             done = subprocess.run([*command, str(script)], capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
-            raise UserError(f"training with {count} processes failed: {done.stderr.strip().splitlines()[-1]}")
+            raise UserError(f"training with {count} processes failed: {done.stderr.strip()[-300:]}")
         rate = float(done.stdout.split()[-1])
         yield {"part": "growth", "model": "cpu", "processes": count, "contender": "training", "images a second": rate}
 
@@ -526,7 +538,7 @@ def save_figure(rows: Sequence[Row], path: Path) -> None:
     """Draw what can be drawn of the rows: ratios, memory, growth."""
     with plt.rc_context(style()):
         figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-        _draw_ratios(axes[0], [row for row in rows if row["part"] == "inference" and "ratio" in row])
+        _draw_ratios(axes[0], [row for row in rows if row["part"] == "inference" and row.get("ratio", 1) != 1])
         memory = [row for row in rows if row["part"] == "memory" and "side" in row]
         _draw_curves(axes[1], memory, "MiB", "peak memory, MiB")
         growth = [row for row in rows if row["part"] == "growth" and "side" in row]
@@ -542,26 +554,29 @@ def _draw_ratios(axis: Axes, rows: Sequence[Row]) -> None:
     if not rows:
         return
     groups: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for row in rows:
+    for row in rows:  # without the reference itself, which is 1
         group = groups.setdefault(f"{row['side']}²", {})
         group[row["contender"]] = row["ratio"], row["ratio low"], row["ratio high"]
     draw_bars(axis, groups, method_colours(list(dict.fromkeys(row["contender"] for row in rows))))
     axis.set_ylabel("times as fast as the authors' code")
-    axis.legend(fontsize=7)
+    axis.set_ylim(0, 1.35 * axis.get_ylim()[1])  # room for the legend
+    axis.legend(fontsize=7, ncols=2, loc="upper left")
 
 
 def _draw_curves(axis: Axes, rows: Sequence[Row], name: str, label: str) -> None:
-    """A number against the picture's side, both logarithmic; a dashed line grows with the pixels."""
+    """A number against the picture's side, both logarithmic; a dashed line that grows with the pixels."""
+    if not rows:
+        return
     for contender in dict.fromkeys(row["contender"] for row in rows):
         points = sorted((row["side"], row[name]) for row in rows if row["contender"] == contender)
-        axis.loglog(*zip(*points, strict=True), "o-", base=2, label=contender)
-    if rows:
-        first = min((row["side"], row[name]) for row in rows)
-        last = max(row["side"] for row in rows)
-        axis.loglog([first[0], last], [first[1], first[1] * (last / first[0]) ** 2], "k--", lw=1, label="∝ pixels")
-        axis.legend(fontsize=7)
-    axis.set_xlabel("side, pixels")
+        axis.loglog(*zip(*points, strict=True), "o-", label=contender)
+    sides = sorted({row["side"] for row in rows})
+    most = max(row[name] for row in rows if row["side"] == sides[-1])
+    axis.loglog(sides[-3:], [most * (side / sides[-1]) ** 2 for side in sides[-3:]], "k--", lw=1, label="∝ pixels")
+    axis.set_xticks(sides, [f"{side}²" for side in sides], minor=False)
+    axis.set_xticks([], minor=True)
     axis.set_ylabel(label)
+    axis.legend(fontsize=7)
 
 
 def machine() -> Row:
@@ -614,7 +629,7 @@ def bench(
         "feeding": lambda: [measure_feeding(rounds)],
         "growth": lambda: [
             measure_growth(preset, (256, 512, 1024, 2048, 4096), rounds, place),
-            measure_processes((1, 2, 4), 10.0),
+            measure_processes((1, 2, 4), 12),
         ],
     }
     rows: list[Row] = []

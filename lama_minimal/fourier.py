@@ -72,8 +72,8 @@ def project_hermitian(half_spectrum: Tensor, width: int) -> Tensor:
 class FourierUnit(nn.Module):
     """A 1×1 convolution, BatchNorm and ReLU on the real and imaginary parts of the spectrum (LaMa, Section 2.1).
 
-    The ReLU is what makes the unit global: without it a 1×1 convolution in frequency only scales an impulse (and
-    mirrors it); with it, energy spreads over the whole picture.
+    The ReLU is what makes the unit global: without it an impulse's energy stays in its row and the mirrored row; with
+    it, about half of that energy spreads over the picture.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

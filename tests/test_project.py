@@ -14,13 +14,13 @@ PACKAGE = ROOT / "lama_minimal"
 
 # A module imports only from groups above its own.
 LAYERS = [
-    "config masks fourier classical",
+    "config masks fourier classical checks",
     "models perceptual scenes download",
     "losses data metrics viz authors fast refine receptive_field reference",
     "steps checkpoint pretext export",
     "inference",
     "train evaluate",
-    "bench widgets explorers",
+    "bench widgets explorers course",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
