@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lama_minimal.authors import load_authors_generator, load_perceptual, load_reference
-from lama_minimal.config import GeneratorSettings, Settings, UserError, from_dict
+from lama_minimal.authors import load_authors_generator, load_authors_networks, load_perceptual, load_reference
+from lama_minimal.config import DiscriminatorSettings, GeneratorSettings, Settings, UserError, from_dict
 from lama_minimal.download import PUBLISHED
-from lama_minimal.models import Discriminator, Generator, build_generator
-from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder
+from lama_minimal.models import Discriminator, FourierGenerator, Generator, ParallelConv, build_generator
+from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder, build_encoder
 
 __all__ = ["TrainingState", "load_generator", "load_loss_network", "load_reference", "save_generator"]
 
@@ -48,13 +48,23 @@ class TrainingState:
     average: AveragedModel | None
     scaler: torch.amp.GradScaler | None
     step: int = 0
-    """Updates made; with the seed it is also the position in the data."""
+    """Updates made."""
+    position: int = 0
+    """Samples that all processes have taken so far; with the seed, the position in the data."""
+    warm_up: int = 0
+    """Steps, of the first ones, in which only the discriminator learns."""
     best_error: float = float("inf")
     """Lowest error on the fixed held-out images so far."""
 
     @classmethod
     def create(cls, settings: Settings, device: torch.device) -> "TrainingState":
-        """Networks with fresh weights (drawn from the seed) and what goes with them; unused parts are ``None``."""
+        """Networks and what goes with them; unused parts are ``None``.
+
+        Weights are fresh, drawn from the seed, or those of ``settings.run.start``.
+
+        Raises:
+            UserError: there is no such model, or its networks are not those of the settings.
+        """
         torch.manual_seed(settings.run.seed)
         loss, optimizer = settings.loss, settings.optimizer
         memory_format = torch.channels_last if settings.run.channels_last else torch.contiguous_format
@@ -68,6 +78,9 @@ class TrainingState:
         generator = place(build_generator(**asdict(settings.generator))).train()
         judged = loss.adversarial > 0 or loss.feature_matching > 0
         discriminator = place(Discriminator(**asdict(settings.discriminator))).train() if judged else None
+        warm_up = 0
+        if settings.run.start is not None:
+            warm_up = 0 if _start(settings.run.start, generator, discriminator) else settings.run.warm_up
         perceptual = None
         if loss.perceptual > 0:
             perceptual = place(load_loss_network(**asdict(settings.perceptual)))
@@ -83,6 +96,7 @@ class TrainingState:
             discriminator_optimizer=adam(discriminator, optimizer.discriminator_lr) if judged else None,
             average=average,
             scaler=torch.amp.GradScaler(device.type) if settings.run.precision == "float16" else None,
+            warm_up=warm_up,
         )
 
     @property
@@ -108,6 +122,8 @@ class TrainingState:
         tensors |= _optimizer_tensors("generator_optimizer", self.generator_optimizer)
         state = {
             "step": self.step,
+            "position": self.position,
+            "warm_up": self.warm_up,
             "best_error": self.best_error,
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "settings": asdict(self.settings),
@@ -146,7 +162,9 @@ class TrainingState:
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
-        self.step, self.best_error = state["step"], state["best_error"]
+        self.step, self.best_error, self.warm_up = state["step"], state["best_error"], state.get("warm_up", 0)
+        run = self.settings.run
+        self.position = state.get("position", self.step * run.accumulate * run.batch_size)
 
 
 def save_generator(generator: Generator, settings: GeneratorSettings, folder: Path) -> None:
@@ -165,20 +183,106 @@ def load_generator(model: str | Path) -> Generator:
     Raises:
         UserError: nothing of the kind, or a damaged file.
     """
+    ours, place = _locate(model)
+    return _read_generator(place) if ours else load_authors_generator(place)
+
+
+def _locate(model: str | Path) -> tuple[bool, Path | str]:
+    """Whether a model is a checkpoint of this package, and its folder; else what the authors' loader takes.
+
+    Raises:
+        UserError: there is none.
+    """
     path = Path(model)
     if not path.exists() and str(model) in PUBLISHED:
-        return load_authors_generator(str(model))
+        return False, str(model)
     if path.name == GENERATOR:
         path = path.parent
     for folder in (find(path / "last"), find(path)):
         if (folder / GENERATOR).is_file():
-            return _read_generator(folder)
+            return True, folder
     if (path / "settings.json").exists() and (path / "samples").exists():
         raise UserError(f"{path} is a run that has not saved anything yet: train on with --resume")
     if path.exists():
-        return load_authors_generator(path)
+        return False, path
     names = ", ".join(PUBLISHED)
     raise UserError(f"no model {str(model)!r}: give a run's folder, a checkpoint, or one of the names {names}")
+
+
+# -------------------------------------------------------------------------------------------------------- fine-tuning
+
+
+def load_networks(model: str | Path) -> tuple[Generator, Discriminator | None]:
+    """A generator, and the discriminator that was trained with it where there is one; on the CPU.
+
+    Args:
+        model: as for :func:`load_generator`.
+
+    Raises:
+        UserError: nothing of the kind, or a damaged file.
+    """
+    ours, place = _locate(model)
+    if not ours:
+        return load_authors_networks(place)
+    generator = _read_generator(place)
+    weights = {}
+    if (place / TRAINING).is_file():
+        weights = _unprefixed("discriminator", _read_tensors(place / TRAINING))
+    if not weights:
+        return generator, None
+    discriminator = Discriminator(**asdict(from_dict(_read_json(place / STATE)["settings"]).discriminator))
+    discriminator.load_state_dict(weights)
+    return generator, discriminator
+
+
+def adopt(settings: Settings, model: str | Path) -> Settings:
+    """Settings with the networks of a model, for a run that starts from it; ``run.start`` names it.
+
+    Raises:
+        UserError: as :func:`load_networks`.
+    """
+    generator, discriminator = load_networks(model)
+    settings = replace(settings, generator=_architecture(generator), run=replace(settings.run, start=str(model)))
+    if discriminator is None:
+        return settings
+    channels = [stage[0].out_channels for stage in discriminator.stages]
+    judge = DiscriminatorSettings(channels[0], len(channels) - 1, max(channels[-1], channels[0]))
+    return replace(settings, discriminator=judge)
+
+
+def _architecture(generator: Generator) -> GeneratorSettings:
+    """The settings that build a generator of these shapes."""
+    first, channels = next(generator.encoder.parameters()), generator.decoder[0][0].in_channels
+    common = dict(width=first.shape[0], blocks=len(generator.trunk), max_channels=channels)
+    if isinstance(generator, FourierGenerator):
+        norm = generator.split.global_norm
+        share = 0.0 if norm is None else norm.num_features / channels
+        lfu = any("local_fourier_unit" in name for name, _ in generator.named_parameters())
+        return GeneratorSettings("fourier", downsamplings=len(generator.encoder), global_ratio=share, lfu=lfu, **common)
+    parallel = next(len(module.convs) for module in generator.modules() if isinstance(module, ParallelConv))
+    kind = "dilated" if parallel > 1 else "regular"
+    return GeneratorSettings(kind, downsamplings=len(generator.encoder) - 1, **common)
+
+
+def _start(model: str, generator: Generator, discriminator: Discriminator | None) -> bool:
+    """Give networks the weights of a model; return whether none of them is left with fresh weights.
+
+    Raises:
+        UserError: the networks are others than the model's.
+    """
+    given = load_networks(model)
+    for name, theirs, ours in zip(("generator", "discriminator"), given, (generator, discriminator), strict=True):
+        if theirs is None or ours is None:
+            continue
+        weights, fresh = theirs.state_dict(), ours.state_dict()
+        shapes, expected = ({key: value.shape for key, value in state.items()} for state in (weights, fresh))
+        if shapes != expected:
+            raise UserError(
+                f"the {name} of {model} is another than that of the settings: leave its settings out, they come from "
+                "the model (in Python: lama_minimal.checkpoint.adopt)"
+            )
+        ours.load_state_dict(weights)
+    return discriminator is None or given[1] is not None
 
 
 def load_loss_network(network: str, dilated: bool = True, batch_statistics: bool = True) -> PerceptualNetwork:
@@ -200,7 +304,7 @@ def load_loss_network(network: str, dilated: bool = True, batch_statistics: bool
     if not (path.suffix == ".safetensors" and path.is_file() and card.is_file()):
         encoder = load_perceptual(network, batch_statistics).encoder
     else:
-        encoder = ResNetEncoder(**_read_json(card)["encoder"])
+        encoder = build_encoder(_read_json(card)["encoder"])
         encoder.load_state_dict({key: tensor.float() for key, tensor in _read_tensors(path).items()})
     if isinstance(encoder, ResNetEncoder):
         encoder = encoder.with_dilation(dilated)
@@ -208,12 +312,14 @@ def load_loss_network(network: str, dilated: bool = True, batch_statistics: bool
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device of this name; ``None`` = a GPU if there is one, else the CPU.
+    """The device of this name; ``None`` = a GPU if there is one (under torchrun, this process's own), else the CPU.
 
     Raises:
         UserError: there is no such device here.
     """
     if device is None:
+        if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+            return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
@@ -235,6 +341,7 @@ def check_same_parts(before: Settings, now: Settings) -> None:
         judged = settings.loss.adversarial > 0 or settings.loss.feature_matching > 0
         return {
             "generator": settings.generator,
+            "model to start from (run.start)": settings.run.start,
             "a discriminator (loss.adversarial or loss.feature_matching)": judged and settings.discriminator,
             "a moving average (optimizer.ema)": settings.optimizer.ema is not None,
             "float16 (run.precision)": settings.run.precision == "float16",

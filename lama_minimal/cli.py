@@ -6,7 +6,7 @@ Errors that a user can cause end with one line and exit code 2.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,14 +19,17 @@ NO_MODEL = "no model ships yet: train one in five minutes with `make demo`, then
 
 @dataclass
 class Train:
-    """Train a network on built-in scenes or on a folder of photographs."""
+    """Train a network on built-in scenes, or on a folder or shards of photographs."""
 
     out: Path
     """Folder of the run: settings, log, sample pictures, checkpoints `last` and `best`."""
     preset: Literal[tuple(PRESETS)] = "lama-fourier"  # type: ignore[valid-type]
     """Named settings; every one of them can be changed below."""
-    data: Path | None = None
-    """Folder of images, searched recursively; None = built-in scenes."""
+    data: tuple[str, ...] | None = None
+    """Folder of images, searched recursively, or tar shards, local or http(s), such as 'a/train-{000000..000999}.tar';
+    None = built-in scenes."""
+    start: str | None = None
+    """Fine-tune: start a new run from the weights of a run, a checkpoint, or published ones such as big-lama."""
     steps: int | None = None
     """Generator updates in all; None = the preset's."""
     resume: bool = False
@@ -39,10 +42,10 @@ class Train:
 
 @dataclass
 class Inpaint:
-    """Fill the hole in a picture, or in every picture of a folder."""
+    """Fill the hole in a picture, or in every picture of a folder or of shards."""
 
-    image: tyro.conf.Positional[Path]
-    """A picture, or a folder of pictures `x.png` with masks `x_mask001.png`."""
+    image: tyro.conf.Positional[str]
+    """A picture, or a folder or tar shards of pictures `x.png` with masks `x_mask001.png`."""
     out: Path
     """File (or, for a folder, folder) for the result."""
     mask: Path | None = None
@@ -60,6 +63,24 @@ class Inpaint:
 
 
 @dataclass
+class App:
+    """Serve a page in the browser: paint over things, and they are gone."""
+
+    model: tuple[str, ...] = ()
+    """Folders of runs, checkpoints, or names of published weights; visitors choose among several."""
+    host: str = "127.0.0.1"
+    """Address to listen on: this machine alone; 0.0.0.0 = whoever can reach it."""
+    port: int = 7860
+    """Port to listen on."""
+    password_file: Path | None = None
+    """File with a line NAME:PASSWORD for each visitor; None = $LAMA_MINIMAL_PASSWORD if set, else no password."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the networks; auto = bfloat16 where the device computes in it."""
+    device: str | None = None
+    """Where to compute; None = a GPU if there is one."""
+
+
+@dataclass
 class Evaluate:
     """Measure a model beside classical methods on held-out pictures."""
 
@@ -67,8 +88,8 @@ class Evaluate:
     """Folder of a run, checkpoint, or name of published weights."""
     out: Path
     """Folder for report.json and report.png."""
-    data: Path | None = None
-    """Folder of images; None = held-out built-in scenes."""
+    data: tuple[str, ...] | None = None
+    """Folder or tar shards of images; None = held-out built-in scenes."""
     masks: Literal["thin", "medium", "thick"] = "thick"
     """Recipe of the masks."""
     sizes: tuple[int, ...] = (256,)
@@ -77,6 +98,10 @@ class Evaluate:
     """Pictures of each size."""
     seed: int = 0
     """Seed of pictures and masks."""
+    protocol: str | None = None
+    """The original's protocol instead: SSIM, LPIPS, FID, KID, IDS and F1 on thin, medium and thick masks, at the first
+    of --sizes; `inception` = by its networks (extra metrics), or name or file of a loss network that takes their place,
+    such as scenes-segmentation. --count 30000 --sizes 512 for Places, --count 2000 for CelebA-HQ."""
     device: str | None = None
     """Where to compute; None = a GPU if there is one."""
 
@@ -112,15 +137,94 @@ class Bench:
 
 
 @dataclass
+class Ablate:
+    """Train the rows of one of the paper's tables at course scale, test them, and write table, figure and pictures."""
+
+    table: Literal["convolutions", "masks", "perceptual", "blocks", "beyond"]
+    """Tables 2, 4 and 3 of the paper, its depths, and what it did not ask."""
+    out: Path
+    """Folder for records, table, figure and pictures, one folder a table; the same command again goes on."""
+    scale: Literal["cpu", "gpu"] = "cpu"
+    """cpu = at most six core-minutes a run; gpu = larger pictures and networks, all losses."""
+    seeds: int = 1
+    """Runs of each row, with seeds 0, 1, …."""
+    rows: tuple[str, ...] | None = None
+    """Names of rows, such as fourier regular-narrower; None = all."""
+    jobs: int = 1
+    """Runs at once, one thread each."""
+    compare: Path | None = None
+    """Recorded results, such as assets/ablations: say of each score whether it lies in their intervals."""
+    device: str | None = None
+    """Where to compute; None = a GPU if there is one, at scale cpu the CPU."""
+
+
+@dataclass
+class Models:
+    """List the models that ship and those that can be downloaded."""
+
+
+@dataclass
 class Pretrain:
-    """Train a small network for the perceptual loss to label the built-in scenes' pixels."""
+    """Train a small network for the perceptual loss, on built-in scenes or on labelled photographs."""
 
     out: Path
     """File for the weights, NAME.safetensors; a card NAME.json is written beside it."""
+    pretext: Literal["segmentation", "classification"] = "segmentation"
+    """Label every pixel, or say which class of scene a picture shows."""
+    encoder: Literal["dilated", "undilated", "vgg", "vgg-small", "fourier"] = "dilated"
+    """A small ResNet with or without dilation, a VGG, a smaller one, or a network of Fourier convolutions."""
+    data: Path | None = None
+    """Folder with images/ and labels/ (equal names, label pictures of one channel); None = built-in scenes."""
+    ignore: int = 255
+    """Label of pixels that do not count (CamVid as prepared for SegNet: 11)."""
     steps: int = 1000
     """Updates."""
+    size: int = 64
+    """Side of the pictures, pixels."""
     seed: int = 0
     """Seed of the weights."""
+    device: str = "cpu"
+    """Where to compute."""
+
+
+@dataclass
+class Grade:
+    """Grade learners' notebooks, each exercise in a sandbox."""
+
+    notebooks: tyro.conf.Positional[tuple[Path, ...]]
+    """Notebooks, or folders of them: a folder for each learner in the folder of a class."""
+    out: Path
+    """Folder for class.html, a page per learner, grades.csv and report.json."""
+    hidden: Path | None = None
+    """Private folder with tests of your own, CHAPTER/EXERCISE.py; a public repository keeps no secret."""
+    solutions: Path | None = None
+    """Folder of the original notebooks; None = solutions/ of this checkout."""
+    seed: int = 0
+    """Draws the tests' inputs; take one that learners do not know."""
+    seconds: float = 60
+    """Wall-clock limit of an exercise; a notebook has ten times as much."""
+    memory: float = 4
+    """Limit of a learner's process, GB."""
+
+
+@dataclass
+class Handout:
+    """Pack chapters for learners, without solutions."""
+
+    chapters: tyro.conf.Positional[tuple[str, ...]]
+    """Numbers such as 03 04; none = all."""
+    out: Path
+    """Folder for the zip."""
+
+
+@dataclass
+class NbgraderExport:
+    """Lay out a course folder that nbgrader can run."""
+
+    folder: tyro.conf.Positional[Path]
+    """A new or empty folder."""
+    chapters: tuple[str, ...] = ()
+    """Numbers such as 03 04; none = all."""
 
 
 def run_train(arguments: Train) -> None:
@@ -131,7 +235,9 @@ def run_train(arguments: Train) -> None:
 
     settings = arguments.settings
     if arguments.data is not None:
-        settings = replace(settings, data=replace(settings.data, folder=str(arguments.data)))
+        settings = replace(settings, data=replace(settings.data, folder="::".join(arguments.data)))
+    if arguments.start is not None:
+        settings = replace(settings, run=replace(settings.run, start=arguments.start))
     if arguments.steps is not None:
         settings = replace(settings, run=replace(settings.run, steps=arguments.steps))
     quiet = os.environ.get("RANK", "0") != "0"
@@ -156,14 +262,25 @@ def run_inpaint(arguments: Inpaint) -> None:
     """Fill one picture or a folder."""
     if arguments.model is None:
         raise UserError(NO_MODEL)
-    from lama_minimal.inference import Inpainter, colour_profile, inpaint_folder, save_image
+    from lama_minimal.inference import (
+        Inpainter,
+        colour_profile,
+        gather_summaries,
+        inpaint_folder,
+        save_image,
+        this_process,
+    )
+    from lama_minimal.shards import is_shards
 
-    if arguments.image.is_dir():
+    if Path(arguments.image).is_dir() or is_shards(arguments.image):
         if arguments.mask is not None:
             raise UserError("a folder has its masks beside the images (x.png, x_mask001.png): leave --mask out")
+        rank, world = this_process()
         inpainter = Inpainter.load(arguments.model, arguments.device, arguments.precision)
-        options = dict(strategy=arguments.strategy, refine=arguments.refine)
-        print(inpaint_folder(inpainter, arguments.image, arguments.out, **options))
+        options = dict(strategy=arguments.strategy, refine=arguments.refine, rank=rank, world=world)
+        summary = inpaint_folder(inpainter, arguments.image, arguments.out, **options)
+        if (summary := gather_summaries(summary, rank, world)) is not None:
+            print(summary)
         return
     if arguments.mask is None:
         raise UserError("say what to fill: add --mask with a picture that is not black in the hole")
@@ -173,11 +290,37 @@ def run_inpaint(arguments: Inpaint) -> None:
     save_image(filled, arguments.out, icc_profile=colour_profile(arguments.image), inputs=inputs)
 
 
+def run_app(arguments: App) -> None:
+    """Serve the page until Ctrl+C."""
+    if not arguments.model:
+        raise UserError(NO_MODEL)
+    try:
+        from lama_minimal.app import read_passwords, serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise UserError("the page needs Gradio: pip install 'lama-minimal[app]'") from None
+    passwords = read_passwords(arguments.password_file)
+    place = dict(host=arguments.host, port=arguments.port)
+    serve(arguments.model, passwords, **place, device=arguments.device, precision=arguments.precision)
+
+
 def run_evaluate(arguments: Evaluate) -> None:
     """Evaluate a model and print its table."""
-    from lama_minimal.evaluate import evaluate_model
+    from lama_minimal.evaluate import evaluate_model, evaluate_protocol, protocol_table
+    from lama_minimal.inference import this_process
 
-    data = None if arguments.data is None else str(arguments.data)
+    rank, world = this_process()
+    data = None if arguments.data is None else "::".join(arguments.data)
+    if arguments.protocol is not None:
+        if world > 1:
+            raise UserError("the protocol is carried out by one process: leave torchrun out")
+        if not arguments.sizes:
+            raise UserError("say at which size: --sizes 256")
+        options = dict(size=arguments.sizes[0], count=arguments.count, seed=arguments.seed, device=arguments.device)
+        found = evaluate_protocol(arguments.model, data, arguments.protocol, out=arguments.out, **options)
+        print(protocol_table(found))
+        return
     report = evaluate_model(
         arguments.model,
         data,
@@ -187,19 +330,72 @@ def run_evaluate(arguments: Evaluate) -> None:
         arguments.out,
         arguments.seed,
         device=arguments.device,
+        rank=rank,
+        world=world,
     )
-    print(report.table())
+    print(f"process {rank} of {world} has done its share" if report is None else report.table())
 
 
 def run_pretrain(arguments: Pretrain) -> None:
     """Train the loss network and say how well it labels."""
-    from lama_minimal.pretext import train_segmentation
+    from lama_minimal.checkpoint import pick_device
+    from lama_minimal.pretext import ENCODERS, folder_segmentation, pretrain, scene_classification, scene_segmentation
 
     if arguments.out.suffix != ".safetensors":
         raise UserError(f"weights are written as safetensors: end --out {arguments.out} in .safetensors")
-    scores = train_segmentation(arguments.out, arguments.steps, seed=arguments.seed)
-    print("pixels of held-out scenes labelled rightly: {pixel_accuracy:.1%}".format(**scores), end="")
-    print(" (always the most frequent label: {constant_guess:.1%})".format(**scores))
+    if arguments.size < 32:
+        raise UserError(f"size is {arguments.size}: give at least 32 pixels")
+    if arguments.data is None:
+        make = scene_segmentation if arguments.pretext == "segmentation" else scene_classification
+        task = make(arguments.size)
+    elif arguments.pretext == "segmentation":
+        task = folder_segmentation(arguments.data, arguments.ignore, arguments.size)
+    else:
+        raise UserError("a folder's labels are of pixels: leave --pretext classification out")
+    device = pick_device(arguments.device)
+    scores = pretrain(arguments.out, task, ENCODERS[arguments.encoder], arguments.steps, arguments.seed, device)
+    accuracy, constant = scores.values()
+    print(f"held-out examples labelled rightly: {accuracy:.1%} (always the most frequent label: {constant:.1%})")
+
+
+def run_ablate(arguments: Ablate) -> None:
+    """Carry out a table's runs, and print the table or the comparison."""
+    from lama_minimal.ablate import SCALES, TABLES, ablate, compare, comparison, load_records, table
+
+    recorded = None if arguments.compare is None else load_records(arguments.compare)  # before the work, not after it
+    asked = TABLES[arguments.table](SCALES[arguments.scale])
+    records = ablate(
+        asked,
+        arguments.out,
+        arguments.seeds,
+        arguments.rows,
+        arguments.scale,
+        arguments.jobs,
+        arguments.device or ("cpu" if arguments.scale == "cpu" else None),
+        progress=lambda record: print(f"{record.row}, seed {record.seed}: {record.seconds:.0f} s", flush=True),
+    )
+    print(table(records))
+    if recorded is not None:
+        print(comparison(compare(records, [r for r in recorded if r.scale == arguments.scale])))
+    print(f"records, table, figure and pictures: {arguments.out / arguments.table}")
+
+
+def run_models(arguments: Models) -> None:
+    """Print what the cards say."""
+    import json
+
+    from lama_minimal.download import PUBLISHED
+
+    for card in sorted((Path(__file__).parent / "weights").glob("*.json")):
+        values = json.loads(card.read_text(encoding="utf-8"))
+        megabytes = card.with_suffix(".safetensors").stat().st_size / 1e6
+        numbers = {name.replace("_", " "): n for name, n in values["scores"].items() if isinstance(n, int | float)}
+        print(f"{card.stem}  (ships, {megabytes:.1f} MB, {values['licence']})")
+        print(f"    {values.get('pretext', 'inpainting')}; {values['data']}")
+        print(f"    {', '.join(f'{name} {number:.3g}' for name, number in numbers.items())}")
+    for name, weights in PUBLISHED.items():
+        print(f"{name}  (downloaded when asked for, {weights.parameters / 1e6:.1f} M parameters, {weights.licence})")
+        print(f"    {weights.page}")
 
 
 def run_bench(arguments: Bench) -> None:
@@ -222,26 +418,68 @@ def run_demo(arguments: Demo) -> None:
     from lama_minimal.evaluate import evaluate_model
 
     resume = (arguments.out / "settings.json").exists()
-    run_train(Train(arguments.out, "demo", None, arguments.steps, resume, "cpu", preset("demo")))
+    settings = preset("demo")
+    run_train(Train(arguments.out, "demo", steps=arguments.steps, resume=resume, device="cpu", settings=settings))
     print("evaluating beside the classical methods …")
     report = evaluate_model(str(arguments.out), sizes=(64, 128), count=80, out=arguments.out, with_photographs=True)
     print(report.table())
     print(f"\nlook at {arguments.out / 'report.png'}; the numbers are in report.json beside it")
 
 
+def run_grade(arguments: Grade) -> None:
+    """Grade, print a line for each notebook, and write the reports."""
+    from lama_minimal.grade import grade
+    from lama_minimal.gradebook import write_reports
+
+    asked = asdict(arguments)
+    paths, out = asked.pop("notebooks"), asked.pop("out")
+    records = []
+    for record in grade(paths, private=[out], **asked):
+        records.append(record)
+        said = f"{record.points:g} of {record.max_points:g}" if record.chapter else ""
+        why = f"  not graded: {record.reason}" if record.status != "graded" else ""
+        line = f"{record.learner}  {record.chapter}  {said}{why}"
+        print("".join(letter if letter.isprintable() else "?" for letter in line), flush=True)
+    write_reports(records, out)
+    print(f"{records[0].isolation}\nlook at {out / 'class.html'}")
+
+
+def run_handout(arguments: Handout) -> None:
+    """Pack."""
+    from lama_minimal.handout import handout
+
+    print(handout(arguments.chapters, arguments.out))
+
+
+def run_nbgrader_export(arguments: NbgraderExport) -> None:
+    """Export, and say how to go on."""
+    from lama_minimal.handout import nbgrader_export
+
+    written = nbgrader_export(arguments.folder, arguments.chapters)
+    print(
+        f"{len(written)} chapters; go on with: cd {arguments.folder} && nbgrader generate_assignment {written[0].stem}"
+    )
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "train": (Train, run_train),
     "inpaint": (Inpaint, run_inpaint),
+    "app": (App, run_app),
     "evaluate": (Evaluate, run_evaluate),
     "demo": (Demo, run_demo),
+    "ablate": (Ablate, run_ablate),
+    "models": (Models, run_models),
     "pretrain": (Pretrain, run_pretrain),
     "bench": (Bench, run_bench),
+    "grade": (Grade, run_grade),
+    "handout": (Handout, run_handout),
+    "nbgrader-export": (NbgraderExport, run_nbgrader_export),
 }
 
 
 def _usage() -> str:
     """What there is, a line each."""
-    lines = [f"  {name:9} {kind.__doc__}" for name, (kind, _) in COMMANDS.items()]
+    lines = [f"  {name:15} {kind.__doc__}" for name, (kind, _) in COMMANDS.items()]
     return "\n".join(
         ["usage: lama-minimal COMMAND …", "", *lines, "", "lama-minimal COMMAND --help explains the rest."]
     )
@@ -258,11 +496,20 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 
 def _train_defaults(arguments: Sequence[str]) -> Settings:
-    """Settings that the flags of ``train`` start from: those of the run to resume, else the preset's."""
+    """Settings that the flags of ``train`` start from: those of the run to resume, else the preset's.
+
+    The networks of a run that starts from a model are the model's.
+    """
     saved = Path(_value_of("--out", arguments) or "") / "settings.json"
     if "--resume" in arguments and saved.exists():
         return read_settings(saved)
-    return preset(_value_of("--preset", arguments) or "lama-fourier")
+    settings = preset(_value_of("--preset", arguments) or "lama-fourier")
+    start = _value_of("--start", arguments) or _value_of("--run.start", arguments)
+    if start is None or {"-h", "--help"} & set(arguments):
+        return settings
+    from lama_minimal.checkpoint import adopt
+
+    return adopt(settings, start)
 
 
 def _parse(name: str, arguments: Sequence[str]) -> Any:

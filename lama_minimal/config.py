@@ -84,7 +84,12 @@ class DataSettings:
     """What the networks see."""
 
     folder: str | None = None
-    """Folder of images, searched recursively; None = built-in scenes only."""
+    """Folder of images, searched recursively, or tar shards, also http(s), such as 'a/train-{000000..000999}.tar',
+    several joined by '::'; None = built-in scenes only."""
+    held_out: str | None = None
+    """Folder or shards on which the run is evaluated; None = at most a tenth of the images above, left out there."""
+    cache: float = 20.0
+    """Most disk space for pieces of shards that come over http(s), GB (10^9 bytes)."""
     scenes: float = 0.0
     """Share of built-in scenes mixed into a folder's images, 0 to 1 (without a folder: all)."""
     size: int = 256
@@ -135,6 +140,10 @@ class RunSettings:
     """torch.compile the generator: slow first steps, faster later ones (GPU)."""
     seed: int = 0
     """Seed of weights, data and masks."""
+    start: str | None = None
+    """Model whose weights the run starts from (fine-tuning): as for --model; None = fresh weights."""
+    warm_up: int = 500
+    """Steps in which a discriminator that such a model lacks learns alone, the generator's weights frozen."""
     evaluate_every: int = 5000
     """Steps between evaluations on the fixed held-out images."""
     save_every: int = 1000
@@ -294,6 +303,7 @@ def check(settings: Settings) -> None:
         if not 0 <= value <= 1:
             raise UserError(f"{name} is {value}: give a number from 0 to 1")
     weights = {f"loss.{f.name}": getattr(settings.loss, f.name) for f in fields(LossSettings) if f.type is float}
-    for name, value in {"data.workers": data.workers, "run.seed": run.seed, **weights}.items():
+    at_least_zero = {"data.workers": data.workers, "run.seed": run.seed, "run.warm_up": run.warm_up, **weights}
+    for name, value in at_least_zero.items():
         if value < 0:
             raise UserError(f"{name} is {value}: give 0 or more")

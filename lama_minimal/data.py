@@ -1,12 +1,14 @@
-"""Pictures for training and evaluation: folders of photographs, built-in scenes, the paper's augmentations.
+"""Pictures for training and evaluation: folders and shards of photographs, built-in scenes, the paper's augmentations.
 
 Sample ``n`` of a run is a pure function of (seed, n): which picture, how it is cropped and changed, which mask. Nothing
 else has state, so a run can stop at any step and go on, with any number of workers, and see the same batches; process
-``r`` of ``w`` takes at step ``s`` the samples ``(s * w + r) * batch_size + 0 … batch_size - 1``.
+``r`` of ``w`` takes at step ``s`` the samples ``(s * w + r) * batch_size + 0 … batch_size - 1``. So whatever the number
+of processes and workers, and however often a run is killed and resumed, each image comes once in each epoch.
 
 Pictures are 8-bit RGB arrays (H, W, 3) and masks bool arrays (H, W), True = hole, until :func:`collate` makes tensors.
 """
 
+import io
 import itertools
 import os
 import struct
@@ -27,9 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from lama_minimal.config import DataSettings, UserError
 from lama_minimal.masks import draw_mask, recipe_for
 from lama_minimal.scenes import SCENE_CLASSES, draw_scene
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""Files that count as images, whatever the case of the letters."""
+from lama_minimal.shards import SUFFIXES, Member, Shards, is_shards
 
 # First number of every seed, so that no two purposes ever share random numbers.
 TRAINING_SCENE, EVALUATION_SCENE, SAMPLE, EPOCH, EVALUATION_CHOICE, EVALUATION_MASK = range(6)
@@ -41,7 +41,7 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError
 # ------------------------------------------------------------------------------------------------------ reading files
 
 
-def read_image(source: str | Path | Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+def read_image(source: str | Path | Member | Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """Read any picture as 8-bit RGB, turned upright as its EXIF data say; 8-bit lossless input comes out bit-exact.
 
     16-bit grey is rounded to 8 bits; of 16-bit colour Pillow keeps the upper 8 bits (at most 1 away).
@@ -49,7 +49,7 @@ def read_image(source: str | Path | Image.Image) -> tuple[np.ndarray, np.ndarray
     becomes black. CMYK is converted without a colour profile. Of an animation the first frame is taken.
 
     Args:
-        source: a file or an opened picture (left as it is).
+        source: a file, an image of a shard, or an opened picture (left as it is).
 
     Returns:
         (H, W, 3) uint8 and the alpha channel (H, W) uint8, or None if the picture has no transparency.
@@ -58,14 +58,28 @@ def read_image(source: str | Path | Image.Image) -> tuple[np.ndarray, np.ndarray
         UserError: the file does not exist, is damaged or not an image, or exceeds Pillow's limit (179 megapixels).
     """
     if not isinstance(source, Image.Image):
-        return _read_file(Path(source))
+        return _read_file(source if isinstance(source, Member) else Path(source))
     with _one_line(getattr(source, "filename", "") or "the picture"):
         return _to_arrays(ImageOps.exif_transpose(source))
 
 
-def _read_file(path: Path, least: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+def open_image(source: Path | Member) -> Image.Image:
+    """Open a file or an image of a shard; its pixels are not read yet.
+
+    Raises:
+        UserError: it is missing or no image.
+    """
+    with _one_line(source):
+        if isinstance(source, Path):
+            return Image.open(source)
+        picture = Image.open(io.BytesIO(source.content))
+        picture.filename = str(source)  # for messages
+        return picture
+
+
+def _read_file(source: Path | Member, least: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
     """As :func:`read_image`; if ``least`` is given, JPEG may come at ½, ¼ or ⅛, no side below ``least`` pixels."""
-    with _one_line(path), Image.open(path) as picture:
+    with _one_line(source), open_image(source) as picture:
         if least:
             picture.draft(None, (least, least))
         ImageOps.exif_transpose(picture, in_place=True)
@@ -73,7 +87,7 @@ def _read_file(path: Path, least: int = 0) -> tuple[np.ndarray, np.ndarray | Non
 
 
 @contextmanager
-def _one_line(name: str | Path) -> Iterator[None]:
+def _one_line(name: str | Path | Member) -> Iterator[None]:
     """Turn what Pillow raises on missing, foreign and damaged files into one line that names the file."""
     try:
         yield
@@ -137,25 +151,65 @@ def find_images(folder: str | Path) -> list[Path]:
         names = (name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
         found += [Path(root, name) for name in names]
     if not found:
+        if any(Path(folder).glob("*.tar")):
+            raise UserError(f"no images in {folder}, but tar files: name them, such as '{folder}/train-*.tar'")
         kinds = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
         raise UserError(f"no images in {folder}; looked there and in all folders below for {kinds}")
     return sorted(found)
 
 
-def split_images(folder: str | Path, held_out: int) -> tuple[list[Path], list[Path]]:
-    """Divide a folder into training images and held-out ones, always in the same way.
+class Files:
+    """Image files by number, the counterpart of :class:`~lama_minimal.shards.Shards`."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        # One array instead of a million objects: their reference counts would unshare the workers' memory.
+        self.paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.paths)
+
+    def __getitem__(self, n: int) -> Path:
+        """File ``n``."""
+        return Path(os.fsdecode(self.paths[n]))
+
+    def take(self, numbers: np.ndarray) -> "Files":
+        """The files of these numbers, in this order."""
+        taken = Files([])
+        taken.paths = self.paths[numbers]
+        return taken
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """An order in which an epoch takes the files."""
+        return rng.permutation(len(self))
+
+
+def open_images(source: str | Path, cache: float = 20.0) -> Files | Shards:
+    """The images of a folder, or of tar shards such as ``train-{000000..000999}.tar``, by number.
+
+    Args:
+        source: a folder, or what :func:`lama_minimal.shards.expand` takes.
+        cache: most disk space for shards that come over HTTP, GB.
+
+    Raises:
+        UserError: there are none, or they cannot be had.
+    """
+    return Shards(str(source), cache) if is_shards(source) else Files(find_images(source))
+
+
+def split_images(source: str | Path, held_out: int, cache: float = 20.0) -> tuple[Files | Shards, Files | Shards]:
+    """Divide a folder or shards into training images and held-out ones, always in the same way.
 
     At most a tenth is held out. Below ten images nothing can be spared: then the same images serve for both.
 
     Returns:
         Training images, and at most ``held_out`` others in a fixed random order.
     """
-    images = find_images(folder)
+    images = open_images(source, cache)
     if len(images) < 10:
-        return images, images[:held_out]
-    order = _evaluation_order(len(images), 0)[: min(held_out, len(images) // 10)]
-    chosen = set(order.tolist())
-    return [path for index, path in enumerate(images) if index not in chosen], [images[index] for index in order]
+        return images, images.take(np.arange(min(held_out, len(images))))
+    chosen = _evaluation_order(len(images), 0)[: min(held_out, len(images) // 10)]
+    return images.take(np.delete(np.arange(len(images)), chosen)), images.take(chosen)
 
 
 def _evaluation_order(count: int, seed: int) -> np.ndarray:
@@ -379,7 +433,7 @@ class TrainingData(Dataset):
 
     def __init__(
         self,
-        images: Sequence[Path],
+        images: Sequence[Path] | Files | Shards,
         size: int,
         augmentation: str = "paper",
         masks: str = "wide",
@@ -389,7 +443,7 @@ class TrainingData(Dataset):
         """Prepare to draw.
 
         Args:
-            images: image files; none = scenes only.
+            images: image files, or images of shards; none = scenes only.
             size: side of the crops, pixels, at least 16.
             augmentation: "paper", "flip" (random crop and flip) or "none" (the central square).
             masks: name of a recipe of :mod:`lama_minimal.masks`.
@@ -407,20 +461,19 @@ class TrainingData(Dataset):
             raise UserError(f"scenes is a share between 0 and 1, not {scenes}")
         if seed < 0:
             raise UserError(f"seed must be 0 or more, not {seed}")
-        # One array instead of a million objects: their reference counts would unshare the workers' memory.
-        self.files = np.array([os.fsencode(path) for path in images], dtype=np.bytes_)
+        self.images = images if isinstance(images, Files | Shards) else Files(images)
         self.size, self.augmentation, self.scenes, self.seed = size, augmentation, scenes, seed
         self.recipe = recipe_for(masks, size)
         keep_freed_memory()
         self.unreadable: dict[int, str] = {}
         self._epoch, self._order = -1, np.empty(0, int)
-        if len(self.files):
+        if len(self.images):
             self._photograph(0)  # if none can be read, say so here rather than in a worker
 
     def __getitem__(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Sample n: image (size, size, 3) uint8 and mask (size, size) bool."""
         rng = np.random.default_rng((SAMPLE, self.seed, n))
-        scene = rng.random() < self.scenes or not len(self.files)
+        scene = rng.random() < self.scenes or not len(self.images)
         image = self._scene(n, rng) if scene else self._photograph(n)
         if self.augmentation == "paper":
             image = augment(image, self.size, rng)
@@ -437,21 +490,22 @@ class TrainingData(Dataset):
 
     def _photograph(self, n: int) -> np.ndarray:
         """The image whose turn it is, or the next one that can be read; no larger than needed where that is faster."""
-        epoch, place = divmod(n, len(self.files))
+        epoch, place = divmod(n, len(self.images))
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng((EPOCH, self.seed, epoch)).permutation(len(self.files))
-        for step in range(len(self.files)):
-            index = int(self._order[(place + step) % len(self.files)])
+            self._order = self.images.order(np.random.default_rng((EPOCH, self.seed, epoch)))
+        for step in range(len(self.images)):
+            index = int(self._order[(place + step) % len(self.images)])
             if index in self.unreadable:
                 continue
+            source = self.images[index]  # fails if a shard cannot be read: that is no broken image, and ends the run
             try:
                 least = self.size if self.augmentation == "none" else 2 * self.size
-                return _flatten(*_read_file(Path(os.fsdecode(self.files[index])), least))
+                return _flatten(*_read_file(source, least))
             except UserError as error:
                 self._count_unreadable(index, str(error))
         first = next(iter(self.unreadable.values()))
-        raise UserError(f"none of the {len(self.files)} images can be read; for example: {first}")
+        raise UserError(f"none of the {len(self.images)} images can be read; for example: {first}")
 
     def _count_unreadable(self, index: int, reason: str) -> None:
         """Remember an unreadable image; warn at the 1st, 2nd, 4th, 8th, …."""
@@ -463,17 +517,16 @@ class TrainingData(Dataset):
 
 @dataclass(frozen=True)
 class BatchIndices:
-    """The samples of each step of one process, from step ``start`` on, without end."""
+    """The samples of each step of one process, from sample ``position`` of all processes on, without end."""
 
     batch_size: int
-    start: int = 0
+    position: int = 0
     rank: int = 0
     world: int = 1
 
     def __iter__(self) -> Iterator[list[int]]:
         """One list of ``batch_size`` numbers a step; the processes of a step share none."""
-        for step in itertools.count(self.start):
-            first = (step * self.world + self.rank) * self.batch_size
+        for first in itertools.count(self.position + self.rank * self.batch_size, self.world * self.batch_size):
             yield list(range(first, first + self.batch_size))
 
 
@@ -498,18 +551,18 @@ def training_loader(
     data: DataSettings,
     batch_size: int,
     seed: int = 0,
-    start: int = 0,
+    position: int = 0,
     rank: int = 0,
     world: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """An endless loader of batches of bytes; the same for any number of workers and when started at any step.
+    """An endless loader of batches of bytes; the same for any number of workers and when started anywhere.
 
     Args:
         data: what to load; the images held out by :func:`validation_set` are left out.
         batch_size: images of a batch of this process.
         seed: seed of the data.
-        start: number of the first batch; each process counts its own from 0.
+        position: how many samples all processes have taken already.
         rank: which process this is, 0 … world - 1.
         world: number of processes.
         pin_memory: put batches into page-locked memory, from which copies to a GPU do not wait.
@@ -517,14 +570,17 @@ def training_loader(
     Raises:
         UserError: a setting out of its range, or a folder without readable images.
     """
-    images = split_images(data.folder, data.evaluation_images)[0] if data.folder else []
+    images: Files | Shards = Files([])
+    if data.folder is not None:
+        held_out = data.evaluation_images if data.held_out is None else 0
+        images = split_images(data.folder, held_out, data.cache)[0]
     dataset = TrainingData(images, data.size, data.augmentation, data.masks, data.scenes, seed)
     options: dict[str, Any] = {}
     if data.workers:
         options = {"worker_init_fn": _begin_worker, "persistent_workers": True}
     return DataLoader(
         dataset,
-        batch_sampler=BatchIndices(batch_size, start, rank, world),
+        batch_sampler=BatchIndices(batch_size, position, rank, world),
         num_workers=data.workers,
         collate_fn=collate,
         pin_memory=pin_memory,
@@ -548,7 +604,7 @@ class EvaluationSample:
 
 
 def evaluation_set(
-    folder: str | Path | Sequence[Path] | None,
+    folder: str | Path | Sequence[Path] | Files | Shards | None,
     count: int,
     size: int,
     masks: str,
@@ -561,8 +617,8 @@ def evaluation_set(
     Scenes never occur in training, whatever the seeds.
 
     Args:
-        folder: a folder, from which a fixed random choice is taken (all if it has fewer than ``count``); files, taken
-            as they come; None = built-in scenes.
+        folder: a folder or shards, from which a fixed random choice is taken (all if there are fewer than ``count``);
+            images, taken as they come; None = built-in scenes.
         count: how many.
         size: side, pixels; photographs are resized by their shorter side and cropped to the central square.
         masks: name of a recipe, such as "thin", "medium" or "thick".
@@ -591,24 +647,27 @@ def evaluation_set(
     return [task(i, f"{i:04d}-{kind}", image, kind) for i, (kind, image) in enumerate(zip(kinds, drawn, strict=True))]
 
 
-def _photographs(folder: str | Path | Sequence[Path], count: int, size: int, seed: int) -> list[tuple[str, np.ndarray]]:
+def _photographs(
+    folder: str | Path | Sequence[Path] | Files | Shards, count: int, size: int, seed: int
+) -> list[tuple[str, np.ndarray]]:
     """Names and central squares of ``count`` images; unreadable ones are left out with one warning that counts them."""
+    chosen = folder
     if isinstance(folder, str | Path):
-        found = find_images(folder)
-        files = [found[index] for index in _evaluation_order(len(found), seed)]
-    else:
-        files = list(folder)
+        found = open_images(folder)
+        chosen = found.take(_evaluation_order(len(found), seed))
     images, problems = [], []
-    for path in files:
+    for number in range(len(chosen)):
         if len(images) == count:
             break
+        source = chosen[number]
+        in_folder = isinstance(source, Path) and isinstance(folder, str | Path)
+        name = source.relative_to(folder).as_posix() if in_folder else source.name
         try:
-            name = path.relative_to(folder).as_posix() if isinstance(folder, str | Path) else path.name
-            images.append((name, centre_square(_flatten(*read_image(path)), size)))
+            images.append((name, centre_square(_flatten(*read_image(source)), size)))
         except UserError as error:
             problems.append(str(error))
     if problems and not images:
-        raise UserError(f"none of the {len(files)} images can be read; for example: {problems[0]}")
+        raise UserError(f"none of the {len(chosen)} images can be read; for example: {problems[0]}")
     if problems:
         many = len(problems) > 1
         warnings.warn(f"{len(problems)} unreadable image{'s' * many} left out, first: {problems[0]}", stacklevel=3)
@@ -616,6 +675,8 @@ def _photographs(folder: str | Path | Sequence[Path], count: int, size: int, see
 
 
 def validation_set(data: DataSettings, masks: str = "thick") -> list[EvaluationSample]:
-    """The tasks on which a training run is evaluated: held-out images of its folder, or held-out scenes."""
-    files = split_images(data.folder, data.evaluation_images)[1] if data.folder else None
-    return evaluation_set(files, data.evaluation_images, data.size, masks)
+    """The tasks on which a training run is evaluated: held-out images, or held-out scenes."""
+    images: str | Files | Shards | None = data.held_out
+    if images is None and data.folder is not None:
+        images = split_images(data.folder, data.evaluation_images, data.cache)[1]
+    return evaluation_set(images, data.evaluation_images, data.size, masks)

@@ -5,10 +5,12 @@ method beats another is read from their paired differences. Structured and free 
 network learns first is to continue structure.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,13 +21,25 @@ import torch
 from tqdm import tqdm
 
 from lama_minimal import metrics, viz
+from lama_minimal.checkpoint import load_loss_network, pick_device
 from lama_minimal.classical import BASELINES, Inpaint
 from lama_minimal.config import UserError
-from lama_minimal.data import EvaluationSample, evaluation_set
+from lama_minimal.data import EvaluationSample, Files, evaluation_set, open_images
+from lama_minimal.distances import (
+    Extractor,
+    deepest,
+    extract,
+    f1_with_fid,
+    feature_distance,
+    inception,
+    lpips,
+    set_distances,
+)
 from lama_minimal.inference import Inpainter
 from lama_minimal.masks import draw_mask, mask_area, recipe_for
 from lama_minimal.metrics import Interval
 from lama_minimal.scenes import STRUCTURED
+from lama_minimal.shards import Shards
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,9 +154,14 @@ class Condition:
         }
 
 
+def _tenth(mask: np.ndarray) -> int:
+    """Which tenth of the picture a mask's area reaches, 0 to 9."""
+    return min(9, 10 * int(mask.sum()) // mask.size)
+
+
 def _area_bin(mask: np.ndarray) -> str:
     """The bin of a mask's area, such as "10-20%"; the lower end belongs to it."""
-    tenth = min(9, 10 * int(mask.sum()) // mask.size)
+    tenth = _tenth(mask)
     return f"{10 * tenth}-{10 * tenth + 10}%"
 
 
@@ -409,20 +428,34 @@ def _score(filling: np.ndarray, sample: EvaluationSample) -> dict[str, np.ndarra
     return {key: value.squeeze().numpy() for key, value in values.items()}
 
 
-def _evaluate_condition(methods: Mapping[str, Inpaint], samples: Sequence[EvaluationSample], bar: tqdm) -> Condition:
-    """Fill and score every sample with every method."""
+def _filled(method: str, inpaint: Inpaint, sample: EvaluationSample) -> np.ndarray:
+    """A method's answer.
+
+    Raises:
+        ValueError: it is none.
+    """
+    filling = inpaint(sample.image.copy(), sample.mask.copy())
+    if filling.shape != sample.image.shape or filling.dtype != np.uint8:
+        expected = f"{sample.image.shape} uint8"
+        raise ValueError(f"{method} must answer with {expected}, not {filling.shape} {filling.dtype}")
+    return filling
+
+
+def _evaluate_condition(
+    methods: Mapping[str, Inpaint], samples: Sequence[EvaluationSample], bar: tqdm, known: "Known"
+) -> Condition:
+    """Fill and score every sample with every method; of those with known scores only what is shown is filled."""
     rows: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in methods}
     chosen = _choose(samples)
     shown: dict[int, Shown] = {index: Shown(samples[index], {}) for index in chosen}
     for index, sample in enumerate(samples):
+        scored = known.get(index)
         for method, inpaint in methods.items():
-            filling = inpaint(sample.image.copy(), sample.mask.copy())
-            if filling.shape != sample.image.shape or filling.dtype != np.uint8:
-                expected = f"{sample.image.shape} uint8"
-                raise ValueError(f"{method} must answer with {expected}, not {filling.shape} {filling.dtype}")
-            rows[method].append(_score(filling, sample))
+            if index in shown or scored is None:
+                filling = _filled(method, inpaint, sample)
             if index in shown:
                 shown[index].fillings[method] = filling
+            rows[method].append(_score(filling, sample) if scored is None else scored[method])
         bar.update()
     scores = {
         method: {key: np.stack([row[key] for row in scored]) for key in MEASURES} for method, scored in rows.items()
@@ -435,6 +468,7 @@ def evaluate(
     samples: Sequence[EvaluationSample],
     progress: bool = True,
     condition: str | None = None,
+    known: Mapping[str, "Known"] | None = None,
 ) -> Report:
     """Fill every sample with every method and compare with the originals.
 
@@ -444,6 +478,7 @@ def evaluate(
         samples: what to fill; each size becomes a condition of its own, such as "64 px".
         progress: show a progress bar.
         condition: name of one condition for all samples, whatever their sizes.
+        known: scores that a :class:`Ledger` has already, by condition.
 
     Returns:
         The report; ``save`` writes it.
@@ -453,20 +488,103 @@ def evaluate(
     """
     if not methods or not samples:
         raise ValueError(f"nothing to evaluate: {len(methods)} methods, {len(samples)} samples")
-    conditions: dict[str, list[EvaluationSample]] = {}
-    for sample in samples:
-        conditions.setdefault(condition or f"{max(sample.mask.shape)} px", []).append(sample)
+    known = known or {}
+    groups = _grouped(samples, condition)
     with tqdm(total=len(samples), desc="evaluate", unit="picture", disable=not progress) as bar:
-        found = {name: _evaluate_condition(methods, group, bar) for name, group in conditions.items()}
+        found = {name: _evaluate_condition(methods, group, bar, known.get(name, {})) for name, group in groups.items()}
     return Report({"interval_level": LEVEL, "bootstrap_resamples": RESAMPLES, "bootstrap_seed": SEED}, found)
 
 
-def _network(model: str, device: str | None) -> tuple[str, Inpaint]:
-    """A short label for a model, without the folders it lies in, and the model as a method."""
-    inpainter = Inpainter.load(model, device)
+def _grouped(samples: Sequence[EvaluationSample], condition: str | None) -> dict[str, list[EvaluationSample]]:
+    """Samples by condition: one of this name, or one for each size."""
+    conditions: dict[str, list[EvaluationSample]] = {}
+    for sample in samples:
+        conditions.setdefault(condition or f"{max(sample.mask.shape)} px", []).append(sample)
+    return conditions
+
+
+# --------------------------------------------------------------------------------------------- several processes
+
+Known = Mapping[int, dict[str, dict[str, np.ndarray]]]
+"""Number of a sample in its condition → method → measure → score."""
+
+
+class Ledger:
+    """Scores of single pictures on the disk, where several processes put them together, and a killed one finds them.
+
+    Each process adds lines to a file of its own in the report's folder; the file's name tells to which evaluation they
+    belong. Whoever finds that all are there makes the report and removes them.
+    """
+
+    def __init__(self, folder: Path, asked: Mapping[str, Any], network: torch.nn.Module, rank: int, world: int) -> None:
+        """Name the files.
+
+        Args:
+            folder: of the report.
+            asked: what tells this evaluation from others.
+            network: the model, whose weights tell the rest.
+            rank: which process this is, 0 … world - 1; it takes every ``world``-th picture.
+            world: number of processes.
+        """
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        self.folder, self.rank, self.world = folder, rank, world
+        self.prefix = f".scores-{digest.hexdigest()[:16]}"
+
+    def read(self) -> dict[str, dict[int, dict[str, dict[str, np.ndarray]]]]:
+        """All scores so far, of all processes, by condition; a line that a kill has cut is none."""
+        known: dict[str, dict[int, dict[str, dict[str, np.ndarray]]]] = {}
+        for path in sorted(self.folder.glob(f"{self.prefix}-*")):
+            try:
+                lines = path.read_text().splitlines()
+            except FileNotFoundError:  # another process has made the report a moment ago
+                continue
+            for line in lines:
+                try:
+                    condition, index, scores = json.loads(line)
+                except ValueError:
+                    continue
+                known.setdefault(condition, {})[index] = {
+                    method: {key: np.asarray(value, np.float32) for key, value in row.items()}
+                    for method, row in scores.items()
+                }
+        return known
+
+    def score_share(
+        self, methods: Mapping[str, Inpaint], conditions: Mapping[str, Sequence[EvaluationSample]], progress: bool
+    ) -> dict[str, Known] | None:
+        """Score those of this process's pictures that have no scores yet.
+
+        Returns:
+            The scores of all pictures, or None as long as other processes have some to make.
+        """
+        known = self.read()
+        everything = [(name, index) for name, samples in conditions.items() for index in range(len(samples))]
+        mine = [(name, i) for name, i in everything[self.rank :: self.world] if i not in known.get(name, {})]
+        with (self.folder / f"{self.prefix}-{self.rank}-of-{self.world}").open("a") as file:
+            file.write("\n")  # ends the line that a kill may have cut
+            for name, index in tqdm(mine, "score", unit="picture", disable=not progress):
+                sample = conditions[name][index]
+                scores = {method: _score(_filled(method, fill, sample), sample) for method, fill in methods.items()}
+                plain = {method: {key: value.tolist() for key, value in row.items()} for method, row in scores.items()}
+                file.write(json.dumps([name, index, plain]) + "\n")
+                file.flush()
+            os.fsync(file.fileno())
+        known = self.read()
+        return known if all(index in known.get(name, {}) for name, index in everything) else None
+
+    def remove(self) -> None:
+        """Forget the scores, which are in the report."""
+        for path in self.folder.glob(f"{self.prefix}-*"):
+            path.unlink(missing_ok=True)
+
+
+def _network(model: str, device: str | None) -> tuple[str, Inpainter]:
+    """A short label for a model, without the folders it lies in, and the model."""
     path = Path(model).resolve()
     label = f"{path.parent.name}/{path.name}" if path.name in ("best", "last") else path.name
-    return label, lambda image, mask: inpainter(image, mask, strategy="whole")
+    return label, Inpainter.load(model, device)
 
 
 def evaluate_model(
@@ -480,12 +598,17 @@ def evaluate_model(
     with_photographs: bool = False,
     progress: bool = True,
     device: str | None = None,
-) -> Report:
+    rank: int = 0,
+    world: int = 1,
+) -> Report | None:
     """Evaluate a trained model beside the classical methods.
+
+    With ``out``, an evaluation that was interrupted goes on when it is asked for again, and several processes may
+    share it.
 
     Args:
         model: a name or a path, as for :meth:`Inpainter.load`.
-        data: folder of pictures; None = held-out built-in scenes.
+        data: folder or shards of pictures; None = held-out built-in scenes.
         masks: recipe of the masks, "thin", "medium" or "thick".
         sizes: sides of the pictures in pixels, a condition each; the training size and twice that are telling.
         count: pictures of each size.
@@ -494,9 +617,11 @@ def evaluate_model(
         with_photographs: add the photographs of :func:`photographs` at the largest size, as a condition.
         progress: show a progress bar.
         device: where the model runs; None = a GPU if there is one.
+        rank: which of several processes with the same arguments this is, 0 … world - 1.
+        world: number of processes, which share the folder ``out``.
 
     Returns:
-        The report.
+        The report; None while other processes have not done their share: the last one makes the report.
 
     Raises:
         UserError: a model, folder or recipe that does not exist, or no pictures or too small ones asked for.
@@ -507,17 +632,198 @@ def evaluate_model(
         raise UserError(f"seed is {seed}: give 0 or more")
     if out is not None:
         _made(out)  # before the work, not after it
-    label, network = _network(model, device)
-    methods = {label: network, **BASELINES}
+    label, inpainter = _network(model, device)
+    methods = {label: lambda image, mask: inpainter(image, mask, strategy="whole"), **BASELINES}
     samples = [sample for size in dict.fromkeys(sizes) for sample in evaluation_set(data, count, size, masks, seed)]
-    report = evaluate(methods, samples, progress)
-    if with_photographs:
-        report |= evaluate(methods, photographs(max(sizes)), progress, "photographs")
+    more = photographs(max(sizes)) if with_photographs else []
     asked = {"model": label, "data": data or "held-out built-in scenes", "masks": masks, "sizes": list(sizes)}
-    report.settings = asked | {"count": count, "seed": seed} | report.settings
+    asked |= {"count": count, "seed": seed}
+    known = None
+    if out is not None:
+        ledger = Ledger(Path(out), asked, inpainter.generator, rank, world)
+        conditions = _grouped(samples, None) | _grouped(more, "photographs")
+        if (known := ledger.score_share(methods, conditions, progress)) is None:
+            return None
+    report = evaluate(methods, samples, progress and known is None, known=known)
+    if more:
+        report |= evaluate(methods, more, progress and known is None, "photographs", known)
+    report.settings = asked | report.settings
     if out is not None:
         report.save(out)
+        ledger.remove()
     return report
+
+
+# ------------------------------------------------------------------------------------------ the original's protocol
+
+PROTOCOL = ("thin", "medium", "thick")
+"""Recipes of the original's evaluation."""
+
+CHUNK = 256
+"""Pictures in memory at a time."""
+
+
+def evaluate_protocol(
+    model: str,
+    data: str | None = None,
+    features: str = "inception",
+    size: int = 256,
+    count: int = 2000,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate a model as the original does: SSIM, LPIPS and FID on thin, medium and thick masks, and their F1.
+
+    The original takes 30,000 pictures of Places at 512 pixels, or 2,000 of CelebA-HQ at 256. Beside FID stands that of
+    real to real pictures at the same number; without as many pictures again, of as many as there are.
+
+    Args:
+        model: a name or a path, as for :meth:`Inpainter.load`.
+        data: folder or shards of pictures; None = held-out built-in scenes.
+        features: "inception" for the original's networks (the extra ``metrics``), or the name or file of a loss
+            network: then its distance stands for LPIPS, and its features for Inception's. Numbers of different
+            features are not to be compared.
+        size: side of the square pictures, pixels.
+        count: pictures; fewer where there are fewer.
+        out: folder for ``protocol.json``; None = write nothing.
+        seed: of pictures and masks.
+        device: where the networks run; None = a GPU if there is one.
+        progress: show a progress bar.
+
+    Returns:
+        Recipe → what :func:`_protocol_scores` says, and "settings".
+
+    Raises:
+        UserError: a model, folder or network that does not exist, or fewer than two pictures.
+    """
+    if count < 2 or size < LEAST_SIZE:
+        raise UserError(f"ask for at least 2 pictures of at least {LEAST_SIZE} pixels, not {count} of {size}")
+    if out is not None:
+        _made(out)
+    place = pick_device(device)
+    extractor, distance = _judges(features, place)
+    label, inpainter = _network(model, device)
+    images = None if data is None else open_images(data)
+    if images is not None:
+        images = images.take(np.random.default_rng(seed).permutation(len(images)))
+        count = min(count, len(images))
+    asked = {"model": label, "data": data or "held-out built-in scenes", "features": features, "size": size}
+    found: dict[str, Any] = {"settings": asked | {"count": count, "seed": seed}}
+    others = [
+        extract(_as_batches([sample.image for sample in samples]), extractor, place)
+        for samples in _chunks(images, count, 2 * count, size, "thin", seed)
+    ]
+    with tqdm(total=count * len(PROTOCOL), desc="protocol", unit="picture", disable=not progress) as bar:
+        for masks in PROTOCOL:
+            columns: dict[str, list[np.ndarray | torch.Tensor]] = {}
+            for samples in _chunks(images, 0, count, size, masks, seed):
+                for name, values in _judge(inpainter, samples, extractor, distance, place).items():
+                    columns.setdefault(name, []).append(values)
+                bar.update(len(samples))
+            joined = {name: torch.cat(parts) for name, parts in columns.items()}
+            spare = torch.cat(others) if others else joined["real"][:0]
+            found[masks] = _protocol_scores(joined, spare, features == "inception")
+    if out is not None:
+        text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+        (Path(out) / "protocol.json").write_text(text + "\n", encoding="utf-8")
+    return found
+
+
+def _judges(features: str, device: torch.device) -> tuple[Extractor, Callable[..., torch.Tensor]]:
+    """What measures sets and what measures pairs: the original's networks, or a loss network for both."""
+    if features == "inception":
+        return inception(device), lpips(device)
+    network = load_loss_network(features, batch_statistics=False).to(device)
+    return deepest(network), partial(feature_distance, network)
+
+
+def _chunks(
+    images: Files | Shards | None, first: int, last: int, size: int, masks: str, seed: int
+) -> Iterator[list[EvaluationSample]]:
+    """Pictures ``first`` to ``last`` with their masks, some at a time; scenes never end, a folder does."""
+    last = last if images is None else min(last, len(images))
+    for start in range(first, last, CHUNK):
+        number = min(CHUNK, last - start)
+        part = None if images is None else images.take(np.arange(start, start + number))
+        yield evaluation_set(part, number, size, masks, seed + 1000 * (start // CHUNK) + 1_000_000 * (first > 0))
+
+
+def _as_batches(pictures: Sequence[np.ndarray], each: int = 16) -> Iterator[torch.Tensor]:
+    """(H, W, 3) uint8 pictures of one size as batches (B, 3, H, W) in [0, 1]."""
+    for first in range(0, len(pictures), each):
+        stacked = np.stack(pictures[first : first + each])
+        yield torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
+
+
+@torch.no_grad()
+def _judge(
+    inpainter: Inpainter,
+    samples: Sequence[EvaluationSample],
+    extractor: Extractor,
+    distance: Callable[..., torch.Tensor],
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """Of each sample: tenth of masked area, SSIM, distance, and the features of filling and original."""
+    fillings = [inpainter(sample.image, sample.mask, strategy="whole") for sample in samples]
+    originals = [sample.image for sample in samples]
+    pairs = [
+        (one.to(device), other.to(device))
+        for one, other in zip(_as_batches(fillings), _as_batches(originals), strict=True)
+    ]
+    return {
+        "area": torch.tensor([_tenth(sample.mask) for sample in samples]),
+        "ssim": torch.cat([metrics.ssim(*pair).cpu() for pair in pairs]),
+        "distance": torch.cat([distance(*pair).cpu() for pair in pairs]),
+        "fake": extract((one for one, _ in pairs), extractor, device),
+        "real": extract((other for _, other in pairs), extractor, device),
+    }
+
+
+def _protocol_scores(columns: Mapping[str, torch.Tensor], others: torch.Tensor, original: bool) -> dict[str, Any]:
+    """Intervals, distances of sets and F1, of all pictures and of each tenth of masked area with two at least.
+
+    F1 with the distance exists for the original's networks alone: it takes LPIPS for a number up to 1.
+    """
+
+    def scores(members: torch.Tensor) -> dict[str, Any]:
+        chosen = {name: values[members] for name, values in columns.items()}
+        sets = set_distances(chosen["fake"], chosen["real"], others)
+        interval = {
+            name: metrics.bootstrap_interval(chosen[name].numpy(), metrics.mean, LEVEL, RESAMPLES, SEED)
+            for name in ("ssim", "distance")
+        }
+        f1 = {"f1_ssim": f1_with_fid(interval["ssim"].value, sets.fid)}
+        if original:
+            f1["f1_lpips"] = f1_with_fid(1 - interval["distance"].value, sets.fid)
+        plain = {name: None if np.isnan(value) else round(value, 6) for name, value in sets._asdict().items()}
+        return plain | f1 | {name: _plain(one) for name, one in interval.items()}
+
+    tenths = columns["area"]
+    areas = {
+        f"{10 * tenth}-{10 * tenth + 10}%": scores(tenths == tenth)
+        for tenth in tenths.unique().tolist()
+        if (tenths == tenth).sum() >= 2
+    }
+    return scores(torch.ones_like(tenths, dtype=torch.bool)) | {"areas": areas}
+
+
+def protocol_table(found: Mapping[str, Any]) -> str:
+    """What :func:`evaluate_protocol` found, as aligned text; bins of masked area below each recipe."""
+    names = {"fid": "FID", "fid_others": "to others", "fid_real": "real to real", "kid": "KID", "p_ids": "P-IDS",
+             "u_ids": "U-IDS", "f1_ssim": "F1 SSIM"}  # fmt: skip
+    settings, distance = found["settings"], "distance"
+    if settings["features"] == "inception":
+        names, distance = names | {"f1_lpips": "F1 LPIPS"}, "LPIPS"
+    rows = [["masks", "pictures", "SSIM", distance, *names.values()]]
+    for masks in PROTOCOL:
+        for name, scores in {masks: found[masks], **found[masks]["areas"]}.items():
+            values = [scores["ssim"]["value"], scores["distance"]["value"], *(scores.get(key) for key in names)]
+            cells = ["-" if value is None else f"{value:.4g}" for value in values]
+            rows.append([name if name == masks else f"  masked {name}", str(scores["count"]), *cells])
+    head = f"{settings['model']} on {settings['data']}, {settings['size']} px, features: {settings['features']}"
+    return "\n".join([head, "", *_aligned(rows)])
 
 
 # --------------------------------------------------------------------------------------------------- photographs

@@ -10,24 +10,27 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from lama_minimal.checkpoint import load_generator, pick_device
 from lama_minimal.config import UserError
-from lama_minimal.data import find_images, read_image
+from lama_minimal.data import find_images, open_image, read_image
 from lama_minimal.fast import FastGenerator
 from lama_minimal.models import FourierGenerator, ResidualGenerator, generator_input, pad_symmetric, size_limits
 from lama_minimal.refine import Refinement
 from lama_minimal.refine import refine as refine_prediction
+from lama_minimal.shards import Shards, is_shards
 
 Strategy = Literal["auto", "whole", "crop", "resize"]
 """How a picture reaches the network: as it is, as crops around its holes, or shrunk; ``auto`` is crop or whole."""
@@ -489,12 +492,20 @@ class FolderSummary:
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """What there is to do in a folder."""
+    """What there is to do in a folder or in shards."""
 
     jobs: list[tuple[Path, Path, Path]]
     """(image, mask, result), sorted by the mask's path."""
     summary: FolderSummary
     """Where files that take part in no job are listed already."""
+    shards: Shards | None = None
+    """Where images and masks are; None = in files."""
+    numbers: dict[Path, int] = field(default_factory=dict)
+    """What stands for a file, SHARD/NAME, → number in the shards."""
+
+    def source(self, path: Path) -> Path | Image.Image:
+        """An image or mask of a job."""
+        return path if self.shards is None else open_image(self.shards[self.numbers[path]])
 
 
 def _pictures(folder: Path, out: Path) -> list[Path]:
@@ -515,21 +526,48 @@ def _pictures(folder: Path, out: Path) -> list[Path]:
     return [path for path in found if not path.parent.resolve().is_relative_to(place)]
 
 
+def _numbered(shards: Shards) -> dict[Path, int]:
+    """What stands for each image's file, SHARD/NAME, sorted, and its number.
+
+    Raises:
+        UserError: a name that leads out of the folder in which a result would be named after it.
+    """
+    numbers = {}
+    for number in range(len(shards)):
+        shard, name = Path(shards.place(number)).stem, Path(shards.name(number))
+        if name.is_absolute() or ".." in name.parts:
+            raise UserError(f"{shards.place(number)} is not safe: {str(name)!r} leads out of the folder")
+        numbers[shard / name] = number
+    return dict(sorted(numbers.items()))
+
+
 def plan_folder(folder: str | Path, out: str | Path) -> FolderPlan:
     """Pair images and masks by the naming of the original's ``predict.py``, subfolders included.
 
-    Results are PNG files named after the masks, in the same subfolders of ``out``.
+    Results are PNG files named after the masks, in the same subfolders of ``out``; those of shards in a subfolder for
+    each shard.
+
+    Args:
+        folder: a folder, or shards as :func:`lama_minimal.shards.expand` takes them.
+        out: where the results shall go.
 
     Raises:
         UserError: no such folder, ``out`` is no other folder, nothing to do, or a result would overwrite an input.
     """
-    folder, out = Path(folder), Path(out)
-    pictures = _pictures(folder, out)
+    if not is_shards(folder):
+        return _pair(FolderPlan([], FolderSummary()), _pictures(Path(folder), Path(out)), Path(folder), Path(out))
+    shards = Shards(str(folder))
+    plan = FolderPlan([], FolderSummary(), shards, _numbered(shards))
+    return _pair(plan, list(plan.numbers), Path(), Path(out))
+
+
+def _pair(plan: FolderPlan, pictures: list[Path], folder: Path, out: Path) -> FolderPlan:
+    """Fill a plan for pictures below ``folder``; see :func:`plan_folder`."""
     by_stem: dict[Path, list[Path]] = {}
     for path in pictures:
         by_stem.setdefault(path.with_suffix(""), []).append(path)
     masks = [path for path in pictures if _MASK_STEM.fullmatch(path.stem)]
-    plan, used, results = FolderPlan([], FolderSummary()), set(), {}
+    used, results = set(), {}
     for mask in masks:
         images = by_stem.get(mask.with_name(_MASK_STEM.fullmatch(mask.stem)[1]), [])
         images = [path for path in images if path.suffix.lower() == mask.suffix.lower()] or images
@@ -548,8 +586,8 @@ def plan_folder(folder: str | Path, out: str | Path) -> FolderPlan:
     plan.summary.without_image[:] = orphans
     plan.summary.without_mask.extend(sorted(set(pictures) - used - set(masks)))
     if not plan.jobs and not plan.summary.failed:
-        raise UserError(f"no image with a mask among the {len(pictures)} pictures in {folder}: {NAMING}")
-    inputs = {path.resolve() for path in pictures}
+        raise UserError(f"no image with a mask among the {len(pictures)} pictures there: {NAMING}")
+    inputs = {path.resolve() for path in pictures} if plan.shards is None else set()
     if overwritten := [result for result in results if result.resolve() in inputs]:
         raise UserError(f"{overwritten[0]} is an input and would be overwritten: choose another folder for the results")
     return plan
@@ -564,8 +602,10 @@ def inpaint_folder(
     refine: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> FolderSummary:
-    """Fill every picture in a folder that has a mask, in the naming of the original's ``predict.py``.
+    """Fill every picture in a folder or in shards that has a mask, in the naming of the original's ``predict.py``.
 
     An image ``x.png`` and its masks ``x_mask000.png``, ``x_mask001.png`` lead to results ``x_mask000.png``,
     ``x_mask001.png`` in ``out``. A picture that cannot be filled is reported, and the rest goes on. A run that was
@@ -573,12 +613,14 @@ def inpaint_folder(
 
     Args:
         inpainter: what fills the holes.
-        folder: images and masks, subfolders included.
+        folder: images and masks, subfolders included, or shards of them.
         out: where the results go, always as PNG.
         strategy: as in :meth:`Inpainter.__call__`.
         refine: as in :meth:`Inpainter.__call__`.
         overwrite: write results again that are already there.
         progress: called with (done, total) after each picture; None = a bar where it takes long.
+        rank: which of several processes this is, 0 … world - 1; each fills every ``world``-th picture.
+        world: number of processes.
 
     Raises:
         UserError: as :func:`plan_folder`; unknown strategy; or a result cannot be written.
@@ -587,15 +629,48 @@ def inpaint_folder(
         raise UserError(f"unknown strategy {strategy!r}; strategies are {', '.join(get_args(Strategy))}")
     plan = plan_folder(folder, out)
     summary = plan.summary
-    for image, mask, result in _tracked(plan.jobs, progress, "picture"):
+    for image, mask, result in _tracked(plan.jobs[rank::world], progress, "picture"):
         if result.exists() and not overwrite:
             summary.existing.append(result)
             continue
         try:
-            filled = inpainter(image, mask, strategy=strategy, refine=refine, progress=lambda done, total: None)
+            picture, hole = plan.source(image), plan.source(mask)
+            filled = inpainter(picture, hole, strategy=strategy, refine=refine, progress=lambda done, total: None)
         except UserError as error:
             summary.failed[mask] = str(error)
             continue
-        save_image(filled, result, icc_profile=colour_profile(image), inputs=(image, mask))
+        inputs = (image, mask) if plan.shards is None else ()
+        save_image(filled, result, icc_profile=colour_profile(picture), inputs=inputs)
         summary.written.append(result)
     return summary
+
+
+def this_process() -> tuple[int, int]:
+    """Which of how many processes this is, by what torchrun sets or a person: ``RANK`` and ``WORLD_SIZE``.
+
+    Raises:
+        UserError: they are no such numbers.
+    """
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdigit() and world.isdigit() and int(rank) < int(world)):
+        raise UserError(f"RANK is {rank!r} and WORLD_SIZE {world!r}: set both, RANK from 0 to WORLD_SIZE - 1, or none")
+    return int(rank), int(world)
+
+
+def gather_summaries(summary: FolderSummary, rank: int, world: int) -> FolderSummary | None:
+    """The summaries of all processes as one, in the first process; None in the others.
+
+    Processes that were started apart, without torchrun, do not know of each other: each keeps its own.
+    """
+    if world == 1 or "MASTER_ADDR" not in os.environ:
+        return summary
+    dist.init_process_group("gloo", timeout=timedelta(days=30))  # the others may have much to do still
+    found: list[FolderSummary] = [summary] * world
+    dist.gather_object(summary, found if rank == 0 else None)
+    dist.destroy_process_group()
+    if rank:
+        return None
+    written = [path for one in found for path in one.written]
+    existing = [path for one in found for path in one.existing]
+    failed = {mask: reason for one in found for mask, reason in one.failed.items()}
+    return replace(summary, written=written, existing=existing, failed=failed)

@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from lama_minimal.config import UserError
+
+try:
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+except ImportError as error:
+    # torchmetrics imports torch-fidelity where it is installed, and torch-fidelity torchvision.
+    raise UserError(
+        f"torchmetrics cannot be imported ({error}): pip install torchvision, or pip uninstall torch-fidelity"
+    ) from error
 
 BORDER_WIDTH = 2
 """Width of the band that counts as the hole's border, pixels."""

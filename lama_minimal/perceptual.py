@@ -7,11 +7,14 @@ ADE20K, and calls the result the high-receptive-field (HRF) perceptual loss.
 Shape letters: B batch, H × W pixels; a stage's features are (B, C, H / s, W / s), s = 4 or 8 (undilated: up to 32).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lama_minimal.fourier import FFCBlock, FFCResidual
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -150,27 +153,77 @@ class VGG19Encoder(nn.Module):
     STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1))
     """Channels and convolutions of each stage; the paper's baseline stops after the first convolution of the last."""
 
-    def __init__(self) -> None:
-        """Build the encoder; its 13 convolutions lie in ``convs``."""
+    def __init__(self, stages: Sequence[tuple[int, int]] = STAGES) -> None:
+        """Build the encoder, VGG19 or one of other ``stages``; its convolutions lie in ``convs``."""
         super().__init__()
+        self.stages = stages
         self.convs = nn.ModuleList()
         channels = 3
-        for width, count in self.STAGES:
+        for width, count in stages:
             for _ in range(count):
                 self.convs.append(nn.Conv2d(channels, width, kernel_size=3, padding=1))
                 channels = width
+        self.channels = channels
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Map normalised RGB (B, 3, H, W) to 13 feature maps, the last at a sixteenth of the size."""
+        """Map normalised RGB (B, 3, H, W) to a feature map a convolution (13), the last at a sixteenth of the size."""
         features = []
         convs = iter(self.convs)
-        for stage, (_, count) in enumerate(self.STAGES):
+        for stage, (_, count) in enumerate(self.stages):
             if stage:
                 x = F.avg_pool2d(x, 2)
             for _ in range(count):
                 x = F.relu_(next(convs)(x))
                 features.append(x)
         return features
+
+
+class FourierEncoder(nn.Module):
+    """An encoder of fast Fourier convolutions: behind its stem, every unit sees the whole picture.
+
+    The paper asks for a loss network with a high receptive field and names Fourier convolutions as another way to one
+    (Section 2.2), without trying it.
+    """
+
+    def __init__(self, width: int = 48, blocks: Sequence[int] = (2, 2, 3), global_ratio: float = 0.75) -> None:
+        """Build the encoder.
+
+        Args:
+            width: channels after the first convolution; doubled at each of the two next.
+            blocks: residual FFC blocks of each stage, all at an eighth of the size with ``4 * width`` channels.
+            global_ratio: share of the channels in the global (Fourier) branch, 0 to 1.
+        """
+        super().__init__()
+        self.channels = 4 * width
+        in_global = int(self.channels * global_ratio)
+        branches = (self.channels - in_global, in_global)
+        self.stem = nn.Sequential(
+            *_conv_norm(3, width, 3, stride=2),
+            nn.ReLU(inplace=True),
+            *_conv_norm(width, 2 * width, 3, stride=2),
+            nn.ReLU(inplace=True),
+        )
+        self.split = FFCBlock((2 * width, 0), branches, kernel_size=3, stride=2)
+        self.stages = nn.ModuleList(nn.Sequential(*(FFCResidual(branches) for _ in range(n))) for n in blocks)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map normalised RGB (B, 3, H, W) to the feature maps of stem and stages, at a quarter and an eighth."""
+        x = self.stem(x)
+        features, branches = [x], self.split((x, None))
+        for stage in self.stages:
+            branches = stage(branches)
+            features.append(torch.cat(branches, dim=1))
+        return features
+
+
+Encoder = ResNetEncoder | VGG19Encoder | FourierEncoder
+
+
+def build_encoder(shape: Mapping[str, Any]) -> Encoder:
+    """The encoder of a card's numbers, the arguments of one of the three: which one, their names say."""
+    if "global_ratio" in shape:
+        return FourierEncoder(**shape)
+    return VGG19Encoder(**shape) if "stages" in shape else ResNetEncoder(**shape)
 
 
 class PerceptualNetwork(nn.Module):

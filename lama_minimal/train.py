@@ -3,7 +3,8 @@
     for record in train(settings, "runs/mine"):
         print(record.step, record.terms["l1"])
 
-Under ``torchrun`` every process runs the same loop on its own data; the first one writes.
+Under ``torchrun`` every process runs the same loop on its own data; the first one writes. When torchrun starts its
+processes again after a failure (``--max-restarts``), they go on from the ``last`` checkpoint by themselves.
 """
 
 import csv
@@ -12,6 +13,7 @@ import math
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -61,7 +63,7 @@ def train(
     Args:
         settings: the run; see :mod:`lama_minimal.config`.
         out: folder for settings, log, sample pictures and checkpoints; ``None`` writes nothing.
-        resume: go on from ``out/last`` if it is there.
+        resume: go on from ``out/last`` if it is there; implied where torchrun has restarted a process of this run.
         device: where to compute; ``None`` = a GPU if there is one.
 
     Raises:
@@ -71,13 +73,16 @@ def train(
     check(settings)
     rank, world, place = join_processes(device)
     run = settings.run
+    resume = resume or any_process(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0", place)
     folder = None if out is None else RunFolder(Path(out), settings, resume, writes=rank == 0)
     state = TrainingState.create(settings, place)
     if folder is not None:
         folder.restore(state)
+    if rank == 0 and state.step < (alone := state.warm_up):
+        warnings.warn(f"{run.start} has no discriminator: a fresh one learns alone for {alone} steps", stacklevel=2)
     generator = torch.compile(state.generator) if run.compile else state.generator
     batches = iter(training_loader(
-        settings.data, run.batch_size, run.seed, state.step * run.accumulate, rank, world, place.type == "cuda"
+        settings.data, run.batch_size, run.seed, state.position, rank, world, place.type == "cuda"
     ))  # fmt: skip
     held_out = validation_set(settings.data)
     options = dict(clip=settings.optimizer.clip, precision=run.precision)
@@ -87,7 +92,6 @@ def train(
             began = time.perf_counter()
             learning_rate = set_learning_rates(state, settings.optimizer)
             micro = [batch.to(place, run.channels_last) for batch in islice(batches, run.accumulate)]
-
             terms, predictions = generator_step(
                 generator, state.discriminator, state.perceptual, state.generator_optimizer, micro, settings.loss,
                 scaler=state.scaler, **options,
@@ -101,6 +105,7 @@ def train(
             if state.average is not None:
                 state.average.update_parameters(state.generator)
             state.step += 1
+            state.position += world * run.accumulate * run.batch_size
 
             values = read_terms(terms, state, folder)
             speed = world * run.accumulate * run.batch_size / (time.perf_counter() - began)
@@ -124,10 +129,21 @@ def average_statistics(state: TrainingState) -> None:
 
 
 def join_processes(device: str | None) -> tuple[int, int, torch.device]:
-    """Rank, number of processes and device of this process; joins the group that ``torchrun`` has prepared, if any."""
+    """Rank, number of processes and device of this process; joins the group that ``torchrun`` has prepared, if any.
+
+    Raises:
+        UserError: torchrun is asked to restart processes, but set up so that they would not find one another.
+    """
     place = pick_device(device)
     if "WORLD_SIZE" not in os.environ:
         return 0, 1, place
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise UserError(
+            "torchrun --max-restarts needs --standalone or --rdzv-backend c10d, and in its environment "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1: else restarted processes find the addresses of their predecessors "
+            "(issue 135712 of PyTorch)"
+        )
     cuda = place.type == "cuda"
     if cuda:  # each process of a machine has a GPU of its own
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -137,9 +153,18 @@ def join_processes(device: str | None) -> tuple[int, int, torch.device]:
     return dist.get_rank(), dist.get_world_size(), place
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether ``flag`` is set in any process; every process has to ask."""
+    value = torch.tensor(float(flag), device=device)
+    if dist.is_initialized():
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return bool(value)
+
+
 def leave_processes() -> None:
     """Leave the group that :func:`join_processes` joined, at the end of a program."""
     if dist.is_initialized():
+        dist.barrier()  # the first process may be writing still, and would lose the others
         dist.destroy_process_group()
 
 
@@ -163,32 +188,31 @@ def finish_step_when_interrupted(device: torch.device) -> Iterator[Callable[[], 
     except ValueError:  # not the main thread
         pass
 
-    def any_asked() -> bool:
-        flag = torch.tensor(float(bool(asked)), device=device)
-        if dist.is_initialized():
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag)
-
     try:
-        yield any_asked
+        yield lambda: any_process(bool(asked), device)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def set_learning_rates(state: TrainingState, optimizer: OptimizerSettings) -> float:
-    """Set both networks' learning rates for this step; return the generator's."""
+    """Set both networks' learning rates for this step; return the generator's.
+
+    While a fresh discriminator is warmed up, the generator's is 0: its weights stay, and Adam comes to know its
+    gradients.
+    """
     factor = 1.0
     if optimizer.schedule == "cosine":
         progress = state.step / state.settings.run.steps
         factor = (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2) * min(1, (state.step + 1) / WARM_UP)
-    pairs = [(state.generator_optimizer, optimizer.generator_lr)]
+    generator_lr = optimizer.generator_lr * factor if state.step >= state.warm_up else 0.0
+    pairs = [(state.generator_optimizer, generator_lr)]
     if state.discriminator_optimizer is not None:
-        pairs.append((state.discriminator_optimizer, optimizer.discriminator_lr))
+        pairs.append((state.discriminator_optimizer, optimizer.discriminator_lr * factor))
     for adam, rate in pairs:
         for group in adam.param_groups:
-            group["lr"] = rate * factor
-    return optimizer.generator_lr * factor
+            group["lr"] = rate
+    return generator_lr
 
 
 def read_terms(terms: dict[str, torch.Tensor], state: TrainingState, folder: "RunFolder | None") -> dict[str, float]:
@@ -280,8 +304,7 @@ class RunFolder:
         if find(self.path / "last").exists():
             state.load(self.path / "last")
         self.saved_step = state.step
-        if dist.is_initialized():
-            dist.barrier()  # the first process writes only when all have read
+        self._check_all_have_read(state.step, next(state.generator.parameters()).device)
         if not self.writes:
             return
         with self._writing():
@@ -293,6 +316,15 @@ class RunFolder:
             self.tensorboard = SummaryWriter(self.path / "tensorboard", purge_step=state.step + 1)
         except ImportError:
             pass
+
+    def _check_all_have_read(self, step: int, device: torch.device) -> None:
+        """Wait until every process has read the checkpoint, since the first one then writes.
+
+        Raises:
+            UserError: not all have read the same.
+        """
+        if any_process(step == 0, device) and any_process(step > 0, device):
+            raise UserError(f"not every process sees {self.path / 'last'}: put --out where all machines share it")
 
     def write(self, record: Record, state: TrainingState, held_out: list[EvaluationSample]) -> None:
         """Log a step, and write checkpoints and sample pictures when they are due."""

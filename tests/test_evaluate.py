@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lama_minimal import evaluate as evaluation
 from lama_minimal.checkpoint import save_generator
 from lama_minimal.classical import BASELINES
 from lama_minimal.config import GeneratorSettings, UserError
 from lama_minimal.data import EvaluationSample, evaluation_set
-from lama_minimal.evaluate import MEASURES, evaluate, evaluate_model, photographs
+from lama_minimal.evaluate import MEASURES, evaluate, evaluate_model, evaluate_protocol, photographs, protocol_table
 from lama_minimal.metrics import HIGHEST_PSNR
 from lama_minimal.models import FourierGenerator
 from lama_minimal.scenes import STRUCTURED
@@ -237,6 +238,63 @@ def test_model_on_a_folder_of_pictures(tmp_path, model) -> None:
     assert [one.scene_class for one in report.conditions["32 px"].samples] == [None, None]
 
 
+def asked(model, out, **more):
+    """A small evaluation with everything in it."""
+    return evaluate_model(model, sizes=(32, 48), count=5, out=out, with_photographs=True, progress=False, **more)
+
+
+def test_several_processes_make_one_report(tmp_path, model) -> None:
+    """The last one makes it, to the digit as one process alone; nothing else is left behind."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    asked(model, alone)
+    reports = [asked(model, shared, rank=rank, world=3) for rank in (2, 0, 1)]
+    assert [report is None for report in reports] == [True, True, False]
+    assert (shared / "report.json").read_text() == (alone / "report.json").read_text()
+    assert {path.name for path in shared.iterdir()} == {"report.json", "report.png"}
+
+
+def test_a_killed_evaluation_goes_on(tmp_path, model, monkeypatch) -> None:
+    """Each picture is scored once, whatever the numbers of processes; a line cut by the kill is scored again."""
+    from lama_minimal import evaluate as module
+
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    asked(model, alone)
+    scored, score = [], module._score
+
+    def dying(filling, sample):
+        if len(scored) == 5 * 7:
+            raise KeyboardInterrupt
+        scored.append(sample.name)
+        return score(filling, sample)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_score", dying)
+        with pytest.raises(KeyboardInterrupt):
+            asked(model, killed, rank=1, world=2)
+    (ledger,) = killed.glob(".scores-*")
+    assert len([line for line in ledger.read_text().splitlines() if line]) == 7
+    ledger.write_text(ledger.read_text()[:-20])
+    again = []
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_score", lambda filling, sample: again.append(1) or score(filling, sample))
+        assert asked(model, killed, rank=0, world=4) is None
+        for rank in (1, 2, 3):
+            report = asked(model, killed, rank=rank, world=4)
+    assert len(again) == 5 * (16 - 6) and report is not None
+    assert (killed / "report.json").read_text() == (alone / "report.json").read_text()
+
+
+def test_scores_of_another_model_are_not_taken(tmp_path, model) -> None:
+    """Trained on, or asked otherwise: what is left of an evaluation before does not count."""
+    assert asked(model, tmp_path / "report", rank=0, world=2) is None
+    settings = GeneratorSettings(width=8, blocks=1, downsamplings=2)
+    torch.manual_seed(1)
+    save_generator(FourierGenerator(width=8, blocks=1, downsamplings=2), settings, tmp_path / "tiny" / "last")
+    assert asked(model, tmp_path / "report", rank=1, world=2) is None
+    assert asked(model, tmp_path / "report", rank=1, world=2, seed=1) is None
+    assert asked(model, tmp_path / "report", rank=0, world=2) is not None
+
+
 def test_user_mistakes_are_told_in_one_line(tmp_path, model) -> None:
     for wrong in (dict(count=0), dict(sizes=()), dict(sizes=(8,)), dict(masks="thik"), dict(data=str(tmp_path / "no"))):
         with pytest.raises(UserError) as caught:
@@ -260,3 +318,68 @@ def test_photographs_need_no_network_and_have_the_same_holes_at_any_size(monkeyp
         assert np.array_equal(other.mask[::4, ::4], one.mask)
         assert np.abs(other.image[2::4, 2::4].astype(int) - one.image).mean() < 40
         assert one.image.std() > 10
+
+
+# ------------------------------------------------------------------------------------------ the original's protocol
+
+
+@pytest.fixture
+def copying(monkeypatch) -> None:
+    """A model that answers with the original."""
+
+    class Copy:
+        def __call__(self, image, mask, strategy):
+            return image
+
+    monkeypatch.setattr(evaluation, "_network", lambda model, device: ("copy", Copy()))
+
+
+def test_perfect_fillings_score_perfectly_and_as_real_pictures_do(copying, tmp_path) -> None:
+    found = evaluate_protocol("copy", features="scenes-segmentation", size=32, count=24, out=tmp_path, device="cpu",
+                              progress=False)  # fmt: skip
+    assert list(found) == ["settings", "thin", "medium", "thick"]
+    assert json.loads((tmp_path / "protocol.json").read_text()) == found
+    for masks in ("thin", "medium", "thick"):
+        scores = found[masks]
+        assert scores["count"] == 24 and scores["fid"] == pytest.approx(0, abs=1e-4)
+        assert scores["fid_others"] == scores["fid_real"] > 0.01
+        assert scores["ssim"]["value"] == pytest.approx(1) and scores["distance"]["value"] == 0
+        assert scores["f1_ssim"] == pytest.approx(2 / 2.001, abs=1e-4)
+        assert "f1_lpips" not in scores  # a distance of other features is no LPIPS
+        assert sum(area["count"] for area in scores["areas"].values()) <= 24
+        assert all(area["count"] >= 2 for area in scores["areas"].values())
+
+
+def test_fillings_are_scored_with_their_own_masks(model, tmp_path) -> None:
+    """The bins of each recipe are those of its own masks, and the table has a line for each."""
+    found = evaluate_protocol(model, features="scenes-segmentation", size=32, count=8, device="cpu", progress=False)
+    for masks in ("thin", "medium", "thick"):
+        samples = evaluation_set(None, 8, 32, masks, seed=0)
+        areas = [sample.mask.mean() for sample in samples]
+        expected = {f"{10 * int(10 * a)}-{10 * int(10 * a) + 10}%" for a in areas if
+                    sum(int(10 * a) == int(10 * b) for b in areas) >= 2}  # fmt: skip
+        assert set(found[masks]["areas"]) == expected
+        assert found[masks]["fid"] > 0 and found[masks]["ssim"]["value"] < 0.999
+    text = protocol_table(found)
+    lines = text.splitlines()
+    assert "real to real" in lines[2] and "LPIPS" not in text and len({len(line) for line in lines[2:]}) == 1
+    assert [line.split()[0] for line in lines[3:] if not line.startswith(" ")] == ["thin", "medium", "thick"]
+
+
+def test_a_folder_is_divided_into_originals_and_others(copying, tmp_path) -> None:
+    """Seven pictures, five asked for: two others are left, and FID to them is of two."""
+    for index in range(7):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    ask = dict(features="scenes-segmentation", size=32, device="cpu", progress=False)
+    found = evaluate_protocol("copy", str(tmp_path), count=5, **ask)
+    assert found["thick"]["count"] == 5 and found["thick"]["fid_real"] > 0
+    found = evaluate_protocol("copy", str(tmp_path), count=50, **ask)
+    assert found["settings"]["count"] == 7 and found["thick"]["fid_real"] is None
+
+
+def test_mistakes_with_the_protocol_are_one_line(model, tmp_path) -> None:
+    for wrong in (dict(count=1), dict(size=8), dict(features="no-such-network"), dict(data=str(tmp_path / "no"))):
+        with pytest.raises(UserError) as caught:
+            evaluate_protocol(model, **{"features": "scenes-segmentation", "size": 32, "count": 2, **wrong})
+        assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ Fake generators whose answer is known in closed form stand in for trained ones, 
 
 import io
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 
 from lama_minimal.config import UserError
 from lama_minimal.inference import (
+    FolderSummary,
     Inpainter,
     colour_profile,
     crops_around,
+    gather_summaries,
     inpaint_folder,
     plan_folder,
     read_mask,
     save_image,
+    this_process,
 )
 from lama_minimal.models import FourierGenerator, ResidualGenerator, pad_symmetric, size_limits
 
@@ -740,6 +744,66 @@ def test_folder_refusals(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"x_mask001\.png"):
             inpaint_folder(GREY, empty, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def pack(folder: Path, tar: Path, names: list[str]) -> None:
+    """Some of a folder's files as a shard."""
+    with tarfile.open(tar, "w") as shard:
+        for name in names:
+            shard.add(folder / name, name)
+
+
+def test_shards_are_filled_as_folders_are(tmp_path: Path) -> None:
+    """The same pixels, a subfolder for each shard; what is broken or missing is reported; nothing leads outside."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    names = ["x.png", "x_mask000.png", "x_mask001.png", "sub/y.jpg", "sub/y_mask.png", "z.png", "lost_mask.png"]
+    fill_folder(folder, [*names, "b.png", "b_mask.png"])
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:60])
+    pack(folder, tmp_path / "one.tar", names)
+    pack(folder, tmp_path / "two.tar", ["b.png", "b_mask.png", "x.png", "x_mask000.png"])
+    summary = inpaint_folder(GREY, str(tmp_path / "*.tar"), out)
+    inpaint_folder(GREY, folder, tmp_path / "same")
+    written = {"one/x_mask000.png", "one/x_mask001.png", "one/sub/y_mask.png", "two/x_mask000.png"}
+    assert {path.relative_to(out).as_posix() for path in summary.written} == written
+    for name in written:
+        found, wanted = (np.asarray(Image.open(p)) for p in (out / name, tmp_path / "same" / name.partition("/")[2]))
+        assert np.array_equal(found, wanted)
+    assert summary.without_mask == [Path("one/z.png")] and summary.without_image == [Path("one/lost_mask.png")]
+    assert list(summary.failed) == [Path("two/b_mask.png")] and "two.tar" in str(summary)
+    assert len(inpaint_folder(GREY, str(tmp_path / "*.tar"), out).existing) == 4
+    with tarfile.open(tmp_path / "evil.tar", "w") as shard:
+        for name in ("x.png", "x_mask000.png"):
+            shard.add(folder / name, f"../../{name}")
+    with pytest.raises(UserError, match="leads out"):
+        inpaint_folder(GREY, str(tmp_path / "evil.tar"), out)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_fill_each_picture_once(tmp_path: Path, world: int) -> None:
+    """Together what one alone fills; after a kill, with any number of processes, what is left."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    fill_folder(folder, [name for n in range(7) for name in (f"{n}.png", f"{n}_mask.png")])
+    shares = [inpaint_folder(GREY, folder, out, rank=rank, world=world).written for rank in range(world)]
+    assert sorted(path for share in shares for path in share) == [out / f"{n}_mask.png" for n in range(7)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for n in (1, 4):
+        (out / f"{n}_mask.png").unlink()
+    again = inpaint_folder(GREY, folder, out)
+    assert again.written == [out / "1_mask.png", out / "4_mask.png"] and len(again.existing) == 5
+
+
+def test_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the two variables that torchrun sets; nonsense is one line."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    assert this_process() == (0, 1)
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE"):
+        this_process()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert this_process() == (2, 4)
+    summary = FolderSummary(written=[Path("x")])
+    assert gather_summaries(summary, 2, 4) is summary  # started apart, without torchrun
 
 
 def test_load_hands_the_model_to_the_checkpoint_module(monkeypatch: pytest.MonkeyPatch) -> None:

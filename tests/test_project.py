@@ -15,16 +15,16 @@ PACKAGE = ROOT / "lama_minimal"
 # A module imports only from groups above its own.
 LAYERS = [
     "config masks fourier classical checks",
-    "models perceptual scenes download",
-    "losses data metrics viz authors fast refine receptive_field reference",
+    "models perceptual scenes download shards",
+    "losses data metrics distances viz authors fast refine receptive_field reference",
     "steps checkpoint pretext export",
-    "inference",
-    "train evaluate",
-    "bench widgets explorers course",
+    "inference sandbox",
+    "train evaluate grade",
+    "bench widgets explorers course gradebook handout app ablate",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
-WITHIN = {("masks", "config"), ("classical", "config")}
+WITHIN = {("masks", "config"), ("classical", "config"), ("shards", "download")}
 METHOD = "fourier models perceptual masks losses steps train".split()
 
 
