@@ -369,7 +369,10 @@ def test_a_full_workspace_takes_no_more(tmp_path, monkeypatch):
     async def send(message: dict) -> None:
         sent.append(message)
 
-    asyncio.run(app.Guard(None, app.Workspace(tmp_path))(scope, None, send))
+    request = app.Guard(None, app.Workspace(tmp_path))(scope, None, send)
+    thread = Thread(target=asyncio.run, args=[request])  # Playwright, in other tests, leaves a loop in this thread
+    thread.start()
+    thread.join()
     assert sent[0]["status"] == 507
 
 
