@@ -79,7 +79,7 @@ MOST_WAITING = 20
 """Requests in the queue; above it they are refused."""
 KEEP_SECONDS = 3600
 """Age at which files are removed, counted from their last use."""
-PREVIEW_SIDE = 1600
+PREVIEW_SIDE = 1280
 """Longer side of what the browser paints on, pixels: larger pictures are shown smaller and filled at full size."""
 
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")

@@ -589,6 +589,20 @@ def training_loader(
     )
 
 
+def batches_of(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's batches; what a worker cannot read is one line here too, without the worker's traceback.
+
+    Raises:
+        UserError: a file or a server that images come from is gone, or none of the images can be read.
+    """
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(
+            str(error).rstrip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")
+        ) from None
+
+
 # --------------------------------------------------------------------------------------------------------- evaluation
 
 

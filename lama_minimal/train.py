@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 from lama_minimal.checkpoint import TrainingState, check_same_parts, find, pick_device
 from lama_minimal.config import OptimizerSettings, Settings, UserError, check, read_settings
-from lama_minimal.data import Batch, EvaluationSample, collate, training_loader, validation_set
+from lama_minimal.data import Batch, EvaluationSample, batches_of, collate, training_loader, validation_set
 from lama_minimal.metrics import gradient_energy, hole_error
 from lama_minimal.models import Generator, composite, generator_input
 from lama_minimal.steps import average_over_processes, discriminator_step, generator_step
@@ -81,7 +81,7 @@ def train(
     if rank == 0 and state.step < (alone := state.warm_up):
         warnings.warn(f"{run.start} has no discriminator: a fresh one learns alone for {alone} steps", stacklevel=2)
     generator = torch.compile(state.generator) if run.compile else state.generator
-    batches = iter(training_loader(
+    batches = batches_of(training_loader(
         settings.data, run.batch_size, run.seed, state.position, rank, world, place.type == "cuda"
     ))  # fmt: skip
     held_out = validation_set(settings.data)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 from dataclasses import asdict
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lama_minimal.cli import main
-from lama_minimal.config import PRESETS, Settings, UserError, check, from_dict, preset
+from lama_minimal.config import PRESETS, Settings, UserError, check, from_dict, preset, read_settings
 
 TINY = [
     *("--preset", "demo", "--device", "cpu", "--generator.width", "8", "--generator.blocks", "1", "--data.size", "32"),
@@ -70,6 +71,42 @@ def test_inpaint_a_folder(trained, picture):
     (picture / "mask.png").rename(folder / "a_mask001.png")
     main(["inpaint", str(folder), "--out", str(picture / "out"), "--model", str(trained)])
     assert Image.open(picture / "out/a_mask001.png").size == (56, 40)
+
+
+def test_fine_tuning_takes_the_networks_of_the_model(trained, tmp_path, capsys):
+    """Whatever the preset's are; a flag that says otherwise is a mistake."""
+    options = ["--start", str(trained / "best"), "--preset", "cpu", "--device", "cpu", "--data.size", "32"]
+    options += ["--run.batch-size", "2", "--data.evaluation-images", "2", "--loss.perceptual", "0"]
+    with pytest.warns(UserWarning, match="no discriminator"):
+        main(["train", "--out", str(tmp_path / "run"), *options, "--steps", "2", "--run.warm-up", "1"])
+    settings = read_settings(tmp_path / "run/settings.json")
+    assert settings.generator.width == 8 and settings.run.start == str(trained / "best")
+    capsys.readouterr()
+    said = fails(capsys, "train", "--out", tmp_path / "other", *options, "--generator.width", "16")
+    assert "generator" in one_line(said) and "leave" in said
+    assert "no model" in one_line(fails(capsys, "train", "--out", tmp_path / "x", "--start", tmp_path / "gone"))
+
+
+def test_shards_instead_of_folders(trained, picture, capsys):
+    """For training, filling and evaluating; several, as a shell expands a pattern that nobody quotes."""
+    photo, mask = (Image.open(picture / name).resize((64, 64)) for name in ("photo.png", "mask.png"))
+    tars = []
+    for number in range(2):
+        tars.append(str(picture / f"train-{number:06d}.tar"))
+        with tarfile.open(tars[-1], "w") as tar:
+            for name, image in ((f"{number}.png", photo), (f"{number}_mask.png", mask)):
+                image.save(picture / name)
+                tar.add(picture / name, name)
+    main(["train", "--out", str(picture / "run"), *TINY, "--steps", "1", "--data", *tars])
+    assert read_settings(picture / "run/settings.json").data.folder == "::".join(tars)
+    main(["inpaint", str(picture / "train-*.tar"), "--out", str(picture / "filled"), "--model", str(trained)])
+    assert "2 written" in capsys.readouterr().out
+    assert (picture / "filled/train-000001/1_mask.png").exists()
+    report = ["--out", str(picture / "report"), "--sizes", "32", "--count", "2"]
+    main(["evaluate", "--model", str(trained), "--data", *tars, *report])
+    assert "Telea" in capsys.readouterr().out
+    gone = str(picture / "gone-{0..1}.tar")
+    assert "gone-0.tar" in one_line(fails(capsys, "train", "--out", picture / "x", *TINY, "--data", gone))
 
 
 def test_resume_takes_the_settings_of_the_run(trained):

@@ -14,16 +14,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from lama_minimal.checkpoint import TrainingState
-from lama_minimal.config import UserError, read_settings
+from lama_minimal.checkpoint import TrainingState, save_generator
+from lama_minimal.config import GeneratorSettings, UserError, read_settings
+from lama_minimal.models import FourierGenerator
 from lama_minimal.train import join_processes
 
 TINY = [
@@ -67,6 +69,10 @@ def machines(count: int) -> Iterator[list[str]]:
         yield names
     finally:
         for name in names:
+            inside = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split()
+            for process in inside:  # left by a test that failed
+                with suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
@@ -111,12 +117,7 @@ def torchrun(names: list[str], out: Path, steps: int, *more: str) -> list[subpro
 
 def wait(started: list[subprocess.Popen], out: Path) -> None:
     """Until all have ended well."""
-    try:
-        codes = [process.wait(timeout=300) for process in started]
-    finally:
-        for process in started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    codes = [process.wait(timeout=300) for process in started]
     logs = "\n".join(path.read_text()[-2000:] for path in sorted(out.parent.glob(f"{out.name}-*.log")))
     assert codes == [0] * len(started), logs
 
@@ -185,6 +186,25 @@ def test_three_machines_survive_a_kill(tmp_path) -> None:
     assert steps == list(range(1, 25))
     assert any("exitcode: -9" in path.read_text() for path in tmp_path.glob("three-*.log"))
     check_same(weights(out), *alone(tmp_path / "one", 24, 3))
+
+
+def test_two_processes_fill_a_folder(tmp_path) -> None:
+    """Under torchrun: each picture once, and one summary of both."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for n in range(5):
+        Image.new("RGB", (24, 20), (10 * n, 0, 0)).save(folder / f"{n}.png")
+        Image.new("L", (24, 20), 255).save(folder / f"{n}_mask.png")
+    (folder / "3.png").write_bytes(b"broken")
+    save_generator(FourierGenerator(8, 1, 2), GeneratorSettings(width=8, blocks=1, downsamplings=2), tmp_path / "model")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["lama_minimal", "inpaint", str(folder), "--out", str(out), "--model", str(tmp_path / "model")]
+    done = subprocess.run([*command, "--device", "cpu"], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("4 written, 0 already there, 1 failed\n") and done.stdout.count("written") == 1
+    assert "3.png" in done.stdout and sorted(path.name for path in out.iterdir()) == [
+        f"{n}_mask.png" for n in (0, 1, 2, 4)
+    ]
 
 
 def test_restarts_that_could_not_work_are_refused_at_once(monkeypatch) -> None:

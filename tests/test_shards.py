@@ -20,7 +20,15 @@ from PIL import Image
 
 from lama_minimal import download, shards
 from lama_minimal.config import DataSettings, UserError
-from lama_minimal.data import evaluation_set, find_images, read_image, split_images, training_loader, validation_set
+from lama_minimal.data import (
+    batches_of,
+    evaluation_set,
+    find_images,
+    read_image,
+    split_images,
+    training_loader,
+    validation_set,
+)
 from lama_minimal.shards import CHUNK, OPEN_FILES, WINDOW, Shards, expand, is_shards, shuffled
 
 ROOT = Path(__file__).parents[1]
@@ -215,17 +223,22 @@ def test_forked_processes_do_not_disturb_each_other(tmp_path) -> None:
     assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
-def test_a_shard_that_vanishes_ends_the_run_and_is_no_broken_image(tmp_path) -> None:
-    pattern = write_shards(tmp_path, 40, 20)
-    loader = training_loader(DataSettings(folder=pattern, size=16, evaluation_images=0, workers=0), 4)
-    loader.dataset.images._files.clear()
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_vanishes_ends_the_run_and_is_no_broken_image(tmp_path, workers) -> None:
+    """In one line, from workers too."""
+    data = DataSettings(folder=write_shards(tmp_path, 40, 20), size=16, evaluation_images=0, workers=workers)
+    loaders = [training_loader(data, 4) for _ in range(2)]
+    for loader in loaders:
+        loader.dataset.images._forget()
     (tmp_path / "train-000001.tar").rename(tmp_path / "away")
-    with pytest.raises(UserError, match=r"train-000001\.tar"):
-        list(itertools.islice(loader, 10))
+    with pytest.raises(UserError, match=r"train-000001\.tar") as caught:
+        list(itertools.islice(batches_of(loaders[0]), 10))
+    assert "\n" not in str(caught.value)
     (tmp_path / "away").rename(tmp_path / "train-000001.tar")
     os.truncate(tmp_path / "train-000000.tar", 100)
-    with pytest.raises(UserError, match=r"train-000000\.tar has become shorter"):
-        list(itertools.islice(loader, 10))
+    with pytest.raises(UserError, match=r"train-000000\.tar has become shorter") as caught:
+        list(itertools.islice(batches_of(loaders[1]), 10))
+    assert "\n" not in str(caught.value)
 
 
 def test_broken_images_are_counted_and_replaced(tmp_path) -> None:
