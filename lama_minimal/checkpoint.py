@@ -22,7 +22,7 @@ from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lama_minimal.authors import load_authors_generator, load_authors_networks, load_perceptual, load_reference
-from lama_minimal.config import DiscriminatorSettings, GeneratorSettings, Settings, UserError, from_dict
+from lama_minimal.config import DEFAULT_MODEL, DiscriminatorSettings, GeneratorSettings, Settings, UserError, from_dict
 from lama_minimal.download import PUBLISHED
 from lama_minimal.models import Discriminator, FourierGenerator, Generator, ParallelConv, build_generator
 from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder, build_encoder
@@ -32,7 +32,8 @@ __all__ = ["TrainingState", "load_generator", "load_loss_network", "load_referen
 GENERATOR, ARCHITECTURE = "generator.safetensors", "generator.json"
 TRAINING, STATE = "training.safetensors", "state.json"
 SHIPPED = Path(__file__).parent / "weights"
-"""Weights that come with the package, each ``NAME.safetensors`` with a card ``NAME.json``."""
+"""Weights that come with the package: loss networks, ``NAME.safetensors`` with a card ``NAME.json``, and generators,
+folders ``NAME`` whose ``generator.json`` holds the card."""
 
 
 @dataclass
@@ -167,10 +168,27 @@ class TrainingState:
         self.position = state.get("position", self.step * run.accumulate * run.batch_size)
 
 
-def save_generator(generator: Generator, settings: GeneratorSettings, folder: Path) -> None:
-    """Write a generator alone, as ``load_generator`` reads it."""
+def save_generator(
+    generator: Generator, settings: GeneratorSettings, folder: Path, card: dict[str, Any] | None = None
+) -> None:
+    """Write a generator alone, as ``load_generator`` reads it.
+
+    Args:
+        generator: the network.
+        settings: what it was built from.
+        folder: is replaced.
+        card: what a stranger should know of it (data, steps, scores, licence …); with a card, weights are written in
+            float16, half as large, for models that are passed on.
+    """
     with _AtomicFolder(folder) as new:
-        _write_generator(generator, settings, new, {})
+        _write_generator(generator, settings, new, {} if card is None else {"card": card}, half=card is not None)
+
+
+def shipped_generators() -> dict[str, dict[str, Any]]:
+    """Names and cards of the generators that come with the package."""
+    descriptions = {path.parent.name: _read_json(path) for path in sorted(SHIPPED.glob(f"*/{ARCHITECTURE}"))}
+    cards = {name: values["card"] | {"size": values["training_size"]} for name, values in descriptions.items()}
+    return dict(sorted(cards.items(), key=lambda named: named[0] != DEFAULT_MODEL))
 
 
 def load_generator(model: str | Path) -> Generator:
@@ -178,7 +196,8 @@ def load_generator(model: str | Path) -> Generator:
 
     Args:
         model: a folder of a run (its ``last`` is taken), of a checkpoint, a ``generator.safetensors``, a checkpoint of
-            the authors (file or folder), or the name of published weights, such as ``big-lama``.
+            the authors (file or folder), or a name: of a model that comes with the package, such as ``course``, or of
+            published weights, such as ``big-lama``.
 
     Raises:
         UserError: nothing of the kind, or a damaged file.
@@ -196,6 +215,8 @@ def _locate(model: str | Path) -> tuple[bool, Path | str]:
     path = Path(model)
     if not path.exists() and str(model) in PUBLISHED:
         return False, str(model)
+    if not path.exists() and (SHIPPED / path / GENERATOR).is_file():
+        path = SHIPPED / path
     if path.name == GENERATOR:
         path = path.parent
     for folder in (find(path / "last"), find(path)):
@@ -205,7 +226,7 @@ def _locate(model: str | Path) -> tuple[bool, Path | str]:
         raise UserError(f"{path} is a run that has not saved anything yet: train on with --resume")
     if path.exists():
         return False, path
-    names = ", ".join(PUBLISHED)
+    names = ", ".join([*shipped_generators(), *PUBLISHED])
     raise UserError(f"no model {str(model)!r}: give a run's folder, a checkpoint, or one of the names {names}")
 
 
@@ -441,10 +462,16 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
-def _write_generator(generator: Generator, settings: GeneratorSettings, folder: Path, more: dict[str, Any]) -> None:
-    _write_tensors(generator.state_dict(), folder / GENERATOR)
+def _write_generator(
+    generator: Generator, settings: GeneratorSettings, folder: Path, more: dict[str, Any], half: bool = False
+) -> None:
+    weights = generator.state_dict()
+    if half:  # not the running statistics, which may leave float16's range
+        weights |= {name: weight.half() for name, weight in generator.named_parameters()}
+    _write_tensors(weights, folder / GENERATOR)
     digest = _digest(folder / GENERATOR)
-    _write_json({"generator": asdict(settings), "sha256": digest} | more, folder / ARCHITECTURE)
+    description = {"generator": asdict(settings), "training_size": generator.training_size, "sha256": digest}
+    _write_json(description | more, folder / ARCHITECTURE)
 
 
 def _read_generator(folder: Path) -> Generator:

@@ -12,9 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lama_minimal.config import PRESETS, Settings, UserError, preset, read_settings, suggest
-
-NO_MODEL = "no model ships yet: train one in five minutes with `make demo`, then add --model runs/demo"
+from lama_minimal.config import DEFAULT_MODEL, PRESETS, Settings, UserError, preset, read_settings, suggest
 
 
 @dataclass
@@ -50,8 +48,8 @@ class Inpaint:
     """File (or, for a folder, folder) for the result."""
     mask: Path | None = None
     """Picture of the image's size, not black where something shall be filled (for a folder: beside the images)."""
-    model: str | None = None
-    """Folder of a run, checkpoint, or name of published weights such as big-lama."""
+    model: str = DEFAULT_MODEL
+    """Folder of a run, checkpoint, or one of the names that `lama-minimal models` lists, such as big-lama."""
     strategy: Literal["auto", "whole", "crop", "resize"] = "auto"
     """Run on the whole picture, a crop around each hole, or the shrunken picture; auto = crop above 1024 pixels."""
     refine: bool = False
@@ -66,8 +64,8 @@ class Inpaint:
 class App:
     """Serve a page in the browser: paint over things, and they are gone."""
 
-    model: tuple[str, ...] = ()
-    """Folders of runs, checkpoints, or names of published weights; visitors choose among several."""
+    model: tuple[str, ...] = (DEFAULT_MODEL,)
+    """Folders of runs, checkpoints, or names of models; visitors choose among several."""
     host: str = "127.0.0.1"
     """Address to listen on: this machine alone; 0.0.0.0 = whoever can reach it."""
     port: int = 7860
@@ -85,7 +83,7 @@ class Evaluate:
     """Measure a model beside classical methods on held-out pictures."""
 
     model: str
-    """Folder of a run, checkpoint, or name of published weights."""
+    """Folder of a run, checkpoint, or one of the names that `lama-minimal models` lists."""
     out: Path
     """Folder for report.json and report.png."""
     data: tuple[str, ...] | None = None
@@ -260,8 +258,6 @@ def run_train(arguments: Train) -> None:
 
 def run_inpaint(arguments: Inpaint) -> None:
     """Fill one picture or a folder."""
-    if arguments.model is None:
-        raise UserError(NO_MODEL)
     from lama_minimal.inference import (
         Inpainter,
         colour_profile,
@@ -292,8 +288,6 @@ def run_inpaint(arguments: Inpaint) -> None:
 
 def run_app(arguments: App) -> None:
     """Serve the page until Ctrl+C."""
-    if not arguments.model:
-        raise UserError(NO_MODEL)
     try:
         from lama_minimal.app import read_passwords, serve
     except ModuleNotFoundError as error:
@@ -384,14 +378,21 @@ def run_models(arguments: Models) -> None:
     """Print what the cards say."""
     import json
 
+    from lama_minimal.checkpoint import GENERATOR, SHIPPED, shipped_generators
     from lama_minimal.download import PUBLISHED
 
-    for card in sorted((Path(__file__).parent / "weights").glob("*.json")):
+    for name, card in shipped_generators().items():
+        megabytes = (SHIPPED / name / GENERATOR).stat().st_size / 1e6
+        default = ", the default" if name == DEFAULT_MODEL else ""
+        print(f"{name}  (ships, {megabytes:.1f} MB, {card['licence']}{default})")
+        print(f"    inpainting; {card['data']}, {card['size']} pixels")
+        print(f"    {card['summary']}")
+    for card in sorted(SHIPPED.glob("*.json")):
         values = json.loads(card.read_text(encoding="utf-8"))
         megabytes = card.with_suffix(".safetensors").stat().st_size / 1e6
         numbers = {name.replace("_", " "): n for name, n in values["scores"].items() if isinstance(n, int | float)}
         print(f"{card.stem}  (ships, {megabytes:.1f} MB, {values['licence']})")
-        print(f"    {values.get('pretext', 'inpainting')}; {values['data']}")
+        print(f"    {values['pretext']}; {values['data']}")
         print(f"    {', '.join(f'{name} {number:.3g}' for name, number in numbers.items())}")
     for name, weights in PUBLISHED.items():
         print(f"{name}  (downloaded when asked for, {weights.parameters / 1e6:.1f} M parameters, {weights.licence})")

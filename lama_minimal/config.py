@@ -165,6 +165,9 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
 
 
+DEFAULT_MODEL = "course"
+"""The model that is used where none is named; it comes with the package."""
+
 _PAPER = Settings()
 
 

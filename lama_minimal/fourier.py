@@ -73,7 +73,8 @@ class FourierUnit(nn.Module):
     """A 1×1 convolution, BatchNorm and ReLU on the real and imaginary parts of the spectrum (LaMa, Section 2.1).
 
     The ReLU is what makes the unit global: without it an impulse's energy stays in its row and the mirrored row; with
-    it, about half of that energy spreads over the picture.
+    it, about half of that energy spreads over the picture. It also costs shift equivariance: a spectrum that is
+    never negative has a positive mean, which is a bright pixel at (0, 0), wherever the picture was moved.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

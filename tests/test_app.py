@@ -495,7 +495,6 @@ def test_mistakes_at_the_start_are_one_line(model, capsys):
         return capsys.readouterr().err
 
     before = signal.getsignal(signal.SIGTERM)
-    assert "make demo" in says()
     assert "no model" in says("--model", "nowhere/at/all")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

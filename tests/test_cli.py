@@ -116,7 +116,6 @@ def test_resume_takes_the_settings_of_the_run(trained):
 
 def test_mistakes_are_one_line(trained, picture, capsys):
     photo, mask, out = picture / "photo.png", picture / "mask.png", picture / "out.png"
-    assert "make demo" in one_line(fails(capsys, "inpaint", photo, "--mask", mask, "--out", out))
     assert "--mask" in one_line(fails(capsys, "inpaint", photo, "--out", out, "--model", trained))
     said = one_line(fails(capsys, "inpaint", photo, "--mask", mask, "--out", out, "--model", picture / "nothing"))
     assert "no model" in said
