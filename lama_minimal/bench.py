@@ -14,6 +14,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lama_minimal.authors import load_reference
 from lama_minimal.checkpoint import TrainingState, pick_device
 from lama_minimal.config import PRESETS, UserError
-from lama_minimal.data import Batch, TrainingData, augment, collate
+from lama_minimal.data import Batch, Files, TrainingData, augment, collate
 from lama_minimal.evaluate import photographs
 from lama_minimal.fast import FastGenerator
 from lama_minimal.inference import Inpainter
@@ -45,13 +46,14 @@ from lama_minimal.models import build_generator, generator_input
 from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder
 from lama_minimal.receptive_field import calibrate
 from lama_minimal.reference import Reference
+from lama_minimal.shards import Shards
 from lama_minimal.steps import discriminator_step, generator_step
 from lama_minimal.viz import draw_bars, method_colours, style
 
 Row = dict[str, Any]
 """One line of a table: what was measured, and its numbers."""
 
-PARTS = ("inference", "training", "strategy", "memory", "feeding", "growth")
+PARTS = ("inference", "training", "strategy", "memory", "feeding", "shards", "growth")
 
 
 # ------------------------------------------------------------------------------------------------------- taking turns
@@ -514,6 +516,73 @@ def measure_feeding(rounds: int) -> Iterator[Row]:
             }  # fmt: skip
 
 
+def measure_shards(count: int, rounds: int, each: int = 500) -> Iterator[Row]:
+    """The same photographs as single files and in tar shards: encoded ones read, and training samples made of them.
+
+    "cold": the system was told to drop from memory what it has read of them.
+    """
+    with tempfile.TemporaryDirectory(dir="/var/tmp" if os.name == "posix" else None) as scratch, one_thread():
+        files, tars, size = _write_photographs(Path(scratch), count, each)
+        kinds: dict[str, Files | Shards] = {"folder": Files(files), "shards": Shards("::".join(map(str, tars)))}
+        orders = {name: images.order(np.random.default_rng(0)) for name, images in kinds.items()}
+        samples = {name: TrainingData(images, 256) for name, images in kinds.items()}
+
+        def read(name: str) -> int:
+            for number in orders[name]:
+                item = kinds[name][int(number)]
+                if isinstance(item, Path):  # a member of a shard is there already
+                    item.read_bytes()
+            return count
+
+        def draw(name: str) -> int:
+            for number in range(100):
+                samples[name][number]
+            return 100
+
+        for part, work in (("images", read), ("samples", draw)):
+            for state in ("cold", "warm"):
+                rates: dict[str, list[float]] = {name: [] for name in kinds}
+                for name in [*kinds] * rounds:
+                    if state == "cold":
+                        _drop_from_memory([*files, *tars])
+                    began = time.perf_counter()
+                    rates[name].append(work(name) / (time.perf_counter() - began))
+                for name, values in rates.items():
+                    low, median, high = np.percentile(values, [25, 50, 75]).tolist()
+                    yield {
+                        "part": "shards", "contender": f"{name}, {state}", f"{part} a second": median,
+                        f"{part} a second low": low, f"{part} a second high": high,
+                        "megabytes a second": median * size / 1e6,
+                    }  # fmt: skip
+
+
+def _write_photographs(folder: Path, count: int, each: int) -> tuple[list[Path], list[Path], float]:
+    """JPEG files of 512×680 pixels, shards of the same, and the mean size of one in bytes."""
+    pictures = [cv2.resize(sample.image, (680, 512)) for sample in photographs(512)]
+    files = []
+    for number in range(count):
+        files.append(folder / f"{number % 16:02d}" / f"{number:06d}.jpg")
+        files[-1].parent.mkdir(exist_ok=True)
+        shifted = np.roll(pictures[number % len(pictures)], 7 * number, axis=1)
+        Image.fromarray(shifted).save(files[-1], quality=90)
+    tars = []
+    for first in range(0, count, each):
+        tars.append(folder / f"{first // each:06d}.tar")
+        with tarfile.open(tars[-1], "w", format=tarfile.USTAR_FORMAT) as tar:
+            for file in files[first : first + each]:
+                tar.add(file, file.name)
+    return files, tars, sum(file.stat().st_size for file in files) / count
+
+
+def _drop_from_memory(paths: Sequence[Path]) -> None:
+    """Have the system forget what it keeps of files in memory (POSIX)."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)  # only what is on the disk can be dropped
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
 # -------------------------------------------------------------------------------------------------------------- report
 
 
@@ -627,6 +696,7 @@ def bench(
         "strategy": lambda: [measure_strategy(preset, 2048, max(1, rounds // 3), theirs, place)],
         "memory": lambda: [measure_memory(preset, (256, 512, 1024, 2048, 4096), reference)],
         "feeding": lambda: [measure_feeding(rounds)],
+        "shards": lambda: [measure_shards(4000, rounds)],
         "growth": lambda: [
             measure_growth(preset, (256, 512, 1024, 2048, 4096), rounds, place),
             measure_processes((1, 2, 4), 12),

@@ -124,8 +124,8 @@ class Bench:
     """JSON file for all numbers; a picture is drawn beside it."""
     model: Literal["lama-fourier", "big-lama"] = "lama-fourier"
     """Whose networks."""
-    parts: tuple[Literal["inference", "training", "strategy", "memory", "feeding", "growth"], ...] = (
-        "inference", "training", "strategy", "memory", "feeding", "growth",
+    parts: tuple[Literal["inference", "training", "strategy", "memory", "feeding", "shards", "growth"], ...] = (
+        "inference", "training", "strategy", "memory", "feeding", "shards", "growth",
     )  # fmt: skip
     """What to measure."""
     rounds: int = 7

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tarfile
 import time
 
 import numpy as np
@@ -107,3 +108,17 @@ def test_importing_the_authors_code_leaves_no_trace(tmp_path, monkeypatch):
     assert not {"kornia", "pytorch_lightning", "saicinpainting", "models"} & (set(sys.modules) - set(before))
     assert all(sys.modules[name] is module for name, module in before.items())
     assert sys.path == path_before and sys.meta_path == finders
+
+
+def test_folder_and_shards_hold_the_same_pictures(tmp_path):
+    files, tars, size = bench._write_photographs(tmp_path, 5, 2)
+    packed = [packed_file.read() for path in tars for packed_file in members(path)]
+    assert packed == [path.read_bytes() for path in files] and len(set(packed)) == 5
+    assert size == pytest.approx(np.mean([len(content) for content in packed]))
+    rows = list(bench.measure_shards(2, 1, 1))
+    assert len(rows) == 8 and all("_" not in bench.line(row) for row in rows)
+
+
+def members(path):
+    with tarfile.open(path) as tar:
+        yield from (tar.extractfile(member) for member in tar.getmembers())
