@@ -283,8 +283,8 @@ def beyond(scale: Scale) -> Table:
         rows.append(Row(f"regular{share}", regular, "quality by the second", fourier))
     for name in ("Fourier", "regular"):
         base = changed(scale.plain, generator=dict(convolution=name.lower()), run=dict(steps=whole))
-        settings = changed(base, data=dict(augmentation="paper"))
-        rows.append(Row(f"{name}, augmented", settings, "does augmentation help against perspective?", name))
+        settings = changed(base, data=dict(augmentation="perspective"))
+        rows.append(Row(f"{name}, perspective", settings, "does it help to train on perspective?", name))
     return Table("beyond", tuple(rows), (*RESOLUTIONS[3:5], *PERSPECTIVES))
 
 

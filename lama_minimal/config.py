@@ -94,8 +94,8 @@ class DataSettings:
     """Share of built-in scenes mixed into a folder's images, 0 to 1 (without a folder: all)."""
     size: int = 256
     """Side of the square training crops, pixels."""
-    augmentation: Literal["paper", "flip", "none"] = "paper"
-    """The paper's geometric and colour augmentations, random crop and flip only, or centre crops."""
+    augmentation: Literal["paper", "perspective", "flip", "none"] = "paper"
+    """The paper's geometric and colour ones, of these the perspective only, random crop and flip, or centre crops."""
     masks: Literal["wide", "narrow"] = "wide"
     """Recipe of the training masks, scaled from 256 pixels to the crop's size."""
     evaluation_images: int = 40

@@ -16,7 +16,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -382,8 +382,8 @@ def recolour(image: np.ndarray, a: Augmentation) -> np.ndarray:
     return image
 
 
-def augment(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The paper's augmentation, (H, W, 3) → (size, size, 3) uint8.
+def augment(image: np.ndarray, size: int, rng: np.random.Generator, perspective_only: bool = False) -> np.ndarray:
+    """The paper's augmentation, or of it the perspective, crop and flip only: (H, W, 3) → (size, size, 3) uint8.
 
     The paper's photographs had a shorter side of about two crops; larger ones are reduced to that first.
     """
@@ -392,6 +392,8 @@ def augment(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarra
     if factor < 1:
         image = _resize(image, max(1, round(width * factor)), max(1, round(height * factor)))
     a = draw_augmentation(rng)
+    if perspective_only:
+        a = replace(a, affine=None, distortion=None, clahe=None, tone=None, colour=None)
     return recolour(warp(image, a, size), a)
 
 
@@ -445,7 +447,8 @@ class TrainingData(Dataset):
         Args:
             images: image files, or images of shards; none = scenes only.
             size: side of the crops, pixels, at least 16.
-            augmentation: "paper", "flip" (random crop and flip) or "none" (the central square).
+            augmentation: "paper", "perspective" (of the paper's, with crop and flip), "flip" (random crop and flip)
+                or "none" (the central square).
             masks: name of a recipe of :mod:`lama_minimal.masks`.
             scenes: share of built-in scenes mixed in, 0…1.
             seed: seed of everything, at least 0.
@@ -453,8 +456,8 @@ class TrainingData(Dataset):
         Raises:
             UserError: a setting out of its range, or none of the images can be read.
         """
-        if augmentation not in ("paper", "flip", "none"):
-            raise UserError(f"unknown augmentation {augmentation!r}; use paper, flip or none")
+        if augmentation not in ("paper", "perspective", "flip", "none"):
+            raise UserError(f"unknown augmentation {augmentation!r}; use paper, perspective, flip or none")
         if size < 16:
             raise UserError(f"size must be at least 16 pixels, not {size}")
         if not 0 <= scenes <= 1:
@@ -475,8 +478,8 @@ class TrainingData(Dataset):
         rng = np.random.default_rng((SAMPLE, self.seed, n))
         scene = rng.random() < self.scenes or not len(self.images)
         image = self._scene(n, rng) if scene else self._photograph(n)
-        if self.augmentation == "paper":
-            image = augment(image, self.size, rng)
+        if self.augmentation in ("paper", "perspective"):
+            image = augment(image, self.size, rng, self.augmentation == "perspective")
         elif self.augmentation == "flip":
             image = random_square(image, self.size, rng)
         else:

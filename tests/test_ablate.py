@@ -122,7 +122,7 @@ def test_rows_differ_in_what_they_ask_about():
     assert changes("beyond", "new prediction", "reused prediction") == {("run", "reuse_prediction"): (False, True)}
     assert list(changes("beyond", "batch statistics", "running statistics")) == [("perceptual", "batch_statistics")]
     assert list(changes("beyond", "Fourier", "Fourier, half")) == [("run", "steps")]
-    assert list(changes("beyond", "regular", "regular, augmented")) == [("data", "augmentation")]
+    assert list(changes("beyond", "regular", "regular, perspective")) == [("data", "augmentation")]
     assert list(changes("blocks", "4 blocks", "9 blocks")) == [("generator", "blocks")]
 
 

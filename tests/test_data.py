@@ -414,7 +414,7 @@ def test_share_of_scenes(tmp_path: Path, share: float) -> None:
     assert abs(scenes / 400 - share) <= 4 * np.sqrt(share * (1 - share) / 400)
 
 
-@pytest.mark.parametrize("augmentation", ["paper", "flip", "none"])
+@pytest.mark.parametrize("augmentation", ["paper", "perspective", "flip", "none"])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (20, 33000), (700, 1000)])
 def test_any_size_of_image_gives_a_full_crop(tmp_path: Path, augmentation: str, shape: tuple[int, int]) -> None:
     """From one pixel to more than OpenCV's limit of 32,767 a side."""
@@ -663,6 +663,21 @@ def test_one_resampling_keeps_detail_that_three_lose(rng: np.random.Generator) -
         )
     once, in_turn = np.mean(errors, axis=0)
     assert once < 6.5 and once < 0.75 * in_turn
+
+
+def test_perspective_alone_keeps_colours_and_tilts_little() -> None:
+    """Against the whole augmentation with the same draws, which turns pictures by up to 40 degrees."""
+    flat = np.full((90, 120, 3), (200, 40, 90), np.uint8)
+    edge = np.zeros((200, 200, 3), np.uint8)
+    edge[:, 100:] = 255
+    slopes = {True: [], False: []}
+    for seed in range(40):
+        assert (augment(flat, 32, np.random.default_rng(seed), True) == (200, 40, 90)).all()
+        for only, found in slopes.items():
+            crop = augment(edge, 96, np.random.default_rng(seed), only)[..., 0].astype(float)
+            if (np.ptp(crop, axis=1) > 200).all():
+                found.append(abs(np.polyfit(np.arange(96), np.abs(np.diff(crop, axis=1)).argmax(1), 1)[0]))
+    assert 0.01 < max(slopes[True]) < 0.15 and max(slopes[False]) > 0.4
 
 
 def test_without_geometry_the_crop_is_bit_exact() -> None:
