@@ -376,7 +376,10 @@ class MaskPainter(anywidget.AnyWidget):
         if bundle is None:
             return None
         kind, content = _encoded(self._static_picture())
-        bundle[0][kind] = base64.b64encode(content).decode()
+        (height, width), share = self._size, self.mask.mean()
+        words = f"A picture of {width} × {height} pixels, {share:.1%} of it painted over."
+        bundle[0].update({kind: base64.b64encode(content).decode(), "text/plain": words})
+        bundle[1][kind] = {"alt": words}
         return bundle
 
 

@@ -298,8 +298,10 @@ def test_without_a_browser_a_picture_stands_in_its_place():
     painter = MaskPainter(picture(), boxes())
     formatter = DisplayFormatter()
     formatter.ipython_display_formatter.enabled = True
-    bundle, _ = formatter.format(painter)
-    assert "application/vnd.jupyter.widget-view+json" in bundle and "text/plain" in bundle
+    bundle, about = formatter.format(painter)
+    share = f"120 × 90 pixels, {boxes().mean():.1%}"
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert share in bundle["text/plain"] and share in about["image/png"]["alt"]
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))).astype(float)
     np.testing.assert_array_equal(shown[~boxes()], picture()[~boxes()])
     np.testing.assert_allclose(shown[boxes()], 0.4 * picture()[boxes()] + 0.6 * np.array(MASK_COLOUR), atol=0.51)
