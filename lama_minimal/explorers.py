@@ -424,13 +424,15 @@ def _theory_name(window: Window) -> str:
 
 def _draw_energy_by_distance(axes: Axes, found: MeasuredField) -> None:
     distance, held = energy_by_distance(found.effective, found.centre)
+    most = distance[-1].item()
     axes.plot(distance, 100 * held, color=PALETTE["blue"], linewidth=2)
     for radius, share, line in zip(found.radius, (50, 90), ("-", "--"), strict=True):
         axes.plot([0, radius, radius], [share, share, 0], line, color=PALETTE["black"], linewidth=1)
         words = f"{share}%: {radius:.0f} px"
-        axes.annotate(words, (distance[-1].item(), share), (-4, -11), textcoords="offset points", ha="right")
+        beside = 0 if radius > most / 2 else radius  # clear of the curve
+        behind = dict(facecolor="white", edgecolor="none", pad=0.5)
+        axes.annotate(words, (beside, share), (5, -11), textcoords="offset points", bbox=behind)
     half = found.theory.rows.size / 2
-    most = distance[-1].item()
     if half <= most:
         axes.axvline(half, color=PALETTE["sky"], linestyle=":", linewidth=2)
     axes.set(xlim=(0, most), ylim=(0, 102), xlabel="distance from the pixel, px", ylabel="influence within, %")
