@@ -1,7 +1,10 @@
 """What a teacher gives away: a zip for learners, and a course folder for nbgrader.
 
-Tried with nbgrader 0.9.6: ``nbgrader generate_assignment 04_fourier``, then, with a submission in
-``submitted/NAME/04_fourier/``, ``nbgrader autograde 04_fourier`` and ``nbgrader generate_feedback 04_fourier``.
+In the course folder, with nbgrader's environment activated (it calls ``alembic`` by name): ``nbgrader
+generate_assignment 04_fourier``, then, with a submission in ``submitted/NAME/04_fourier/``, ``nbgrader autograde
+04_fourier``, ``nbgrader generate_feedback 04_fourier`` and ``nbgrader export``. ``make nbgrader`` does so with nbgrader
+0.9.6 and compares its points with those of ``lama-minimal grade``.
+
 nbgrader runs a learner's code with the teacher's rights and compares in the same process; ``lama-minimal grade`` does
 neither.
 """

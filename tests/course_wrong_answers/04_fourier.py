@@ -50,3 +50,26 @@ WRONG = {
         ("real part", 0, "numbers are off", "(old + mirrored) / 2", "old.real + 0j"),
     ],
 }  # fmt: skip
+
+EQUIVALENT = {  # `make mutants`
+    "convolve_wrapped": [
+        (
+            "result = result + kernel[i, j] * picture.roll(shift, dims=(0, 1))",
+            "result = result + kernel[i, j] * picture.roll(shift, dims=(0, -1))",
+        )
+    ],
+    "convolve_spectrum": [
+        (
+            "placed = placed.roll((-(height // 2), -(width // 2)), dims=(0, 1))",
+            "placed = placed.roll((-(height // 2), -(width // 2)), dims=(0, -1))",
+        )
+    ],
+    "project_half": [
+        (
+            "for column in (0,) if width % 2 else (0, width // 2):",
+            "for column in (0,) if width % -2 else (0, width // 2):",
+        ),
+        ("mirrored = old.flip(-2).roll(1, dims=-2).conj()", "mirrored = old.flip(2).roll(1, dims=-2).conj()"),
+        ("mirrored = old.flip(-2).roll(1, dims=-2).conj()", "mirrored = old.flip(-2).roll(1, dims=2).conj()"),
+    ],
+}

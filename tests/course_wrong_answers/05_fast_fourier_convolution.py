@@ -67,3 +67,17 @@ WRONG = {
         ("variance forgotten", 1, "numbers are off", f" / {VARIANCE}", ""),
     ],
 }  # fmt: skip
+
+SPECTRAL = "spectral = glob * half + 2 * half + ({} * half) ** 2 + 2 * (2 * half) + half * glob"
+TAKEN = "return (state['conv.weight'][:, :, {}], scale, shift)"
+
+EQUIVALENT = {  # `make mutants`
+    "fourier_unit": [
+        (
+            "return torch.fft.irfft2(half, s=x.shape[-2:], norm='ortho')",
+            "return torch.fft.irfft2(half, s=x.shape[2:], norm='ortho')",
+        )
+    ],
+    "ffc_parameters": [(SPECTRAL.format(2), SPECTRAL.format(-2))],
+    "read_unit": [(TAKEN.format("0, 0"), TAKEN.format("-1, 0")), (TAKEN.format("0, 0"), TAKEN.format("0, -1"))],
+}
