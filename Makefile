@@ -52,4 +52,4 @@ lint: .venv
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs build
+	rm -rf .venv build  # runs are yours
