@@ -600,8 +600,8 @@ def _judge(job: dict[str, Any], channel: socket.socket, report: socket.socket) -
         if isinstance(answer, dict) and answer.get("machine"):
             machine = f"{answer.get('error')}: {answer.get('words')}"
         verdicts.append(asdict(_verdict(case, answer, id(case) in cases.hidden)))
-    unwritten = [answer for answer in answers if answer and answer.get("error") == "NotImplementedError"]
-    _send(report, json.dumps({"verdicts": verdicts, "machine": machine, "unwritten": bool(unwritten)}).encode())
+    stubs = ({"error": "NotImplementedError", "words": ""}.items() <= (answer or {}).items() for answer in answers)
+    _send(report, json.dumps({"verdicts": verdicts, "machine": machine, "unwritten": any(stubs)}).encode())
 
 
 def _ask(channel: socket.socket, question: bytes, largest: int) -> tuple[dict[str, Any] | None, int]:

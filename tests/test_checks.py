@@ -65,6 +65,13 @@ def test_what_is_not_written_costs_all_points_and_stops_nothing(capsys):
     assert capsys.readouterr().out == "blank: not written yet\n" * 2
 
 
+def test_what_pytorch_has_not_implemented_is_no_blank(capsys):
+    whole = torch.arange(3)
+    check(lambda x: torch.hypot(x, x), Case("a", given=(whole,), want=1), Case("b", given=(whole,), want=1))
+    out = capsys.readouterr().out
+    assert out.count("✗") == 2 and "not implemented for" in out and "not written" not in out
+
+
 def test_points_are_partial_and_an_error_costs_only_its_case(capsys):
     cases = [Case("even", 1, given=(4,), want=2), Case("zero", 2, given=(0,), want=0), Case("text", 0.5, ("x",), "")]
     assert score(lambda x: 8 // x, cases) == 1

@@ -114,6 +114,8 @@ def test_the_reference_earns_all_and_a_blank_none(grade):
     blank = grade(double="def double(x):\n    # YOUR CODE HERE\n    raise NotImplementedError()\n", triple="")
     assert points(blank) == [0, 0] and blank.exercises[0].reason == "not written yet" and blank.status == "graded"
     assert blank.max_points == 7
+    other = grade(double="def double(x):\n    raise NotImplementedError('hypot for whole numbers')\n")
+    assert points(other)[0] == 0 and "hypot" in other.exercises[0].hints[0]
 
 
 @pytest.mark.parametrize(
