@@ -32,6 +32,7 @@ Format of a notebook (nbformat 4.5; nbgrader metadata, schema 3), from top to bo
    self-contained top-level function of the test cell (its source can be sent on its own). ``given`` holds plain data
    (tensors, arrays, numbers, strings, tuples, lists, dictionaries), and so does what ``ask`` returns. ``judge`` runs in
    the clean process. ``case.name`` may be shown to learners, also of hidden cases: it never holds numbers of the test.
+   Check and test cell run in one process there: two functions of one name but different arguments would be mixed up.
 9. Random inputs come from ``seeded(n)``: n is the cell's own seed, to which the teacher's ``LAMA_SEED`` is added.
 """
 

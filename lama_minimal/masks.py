@@ -1,4 +1,4 @@
-"""Masks: which pixels are missing (LaMa, Section 2.4 and supplementary). True = hole.
+"""Masks: which pixels are missing (LaMa, Section 2.3 and supplementary). True = hole.
 
 Large masks are half of the paper's message: a generator trained on thin scratches learns to smear, one trained on wide
 strokes and boxes learns to invent. A recipe is a set of ranges; every mask is drawn from an explicit NumPy generator,

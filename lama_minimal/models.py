@@ -237,7 +237,7 @@ def build_generator(
 
 
 class Discriminator(nn.Module):
-    """Patch discriminator: each logit judges one patch of the picture, real or generated (Section 2.3).
+    """Patch discriminator: each logit judges one patch of the picture, real or generated (Section 2.2).
 
     4×4 convolutions with LeakyReLU 0.2; BatchNorm on all but the first and the last.
     """

@@ -1,4 +1,4 @@
-"""The two halves of a training step, side by side (LaMa, Section 2.3).
+"""The two halves of a training step, side by side (LaMa, Section 2.2).
 
 The generator moves first; the discriminator then judges a *new* prediction of the updated generator, as the reference
 does (or, to save that forward pass, the prediction that the generator just made). Both networks stay in training mode
