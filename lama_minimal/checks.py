@@ -118,9 +118,11 @@ def _difference_of_many(answer: Any, want: Any, within: float) -> str:
     is_mapping = isinstance(want, Mapping)
     if not isinstance(answer, Mapping if is_mapping else tuple | list):
         return f"it returns a {type(answer).__name__}, not a {type(want).__name__}"
-    keys, wanted = (set(answer), set(want)) if is_mapping else (len(answer), len(want))
-    if keys != wanted:
-        return f"it returns {keys} {'as keys' if is_mapping else 'values'}, not {wanted}"
+    if is_mapping and set(answer) != set(want):
+        lacking, others = sorted(map(str, set(want) - set(answer))), sorted(map(str, set(answer) - set(want)))
+        return f"as keys it lacks {', '.join(lacking) or 'none'}, and has {', '.join(others) or 'none'} too many"
+    if len(answer) != len(want):
+        return f"it returns {len(answer)} values, not {len(want)}"
     for key in want if is_mapping else range(len(want)):
         fault = difference(answer[key], want[key], within)
         if fault:

@@ -26,7 +26,7 @@ from lama_minimal.checks import Case, check, difference, gradient, score, seeded
         ((1, 2), (1, 3), "at [1]: the numbers are off"),
         ((1, 2), (1, 2, 3), "2 values, not 3"),
         (5, [5], "returns a int, not a list"),
-        ({"a": 1}, {"b": 1}, "as keys"),
+        ({"a": 1, "c": 0}, {"b": 1, "c": 0}, "as keys it lacks b, and has a too many"),
         ({"a": torch.ones(2)}, {"a": torch.zeros(2)}, "at ['a']"),
     ],
 )
