@@ -938,13 +938,16 @@ class _Shell:
         widgets = _widgets()
         self.current, self.controls = state, dict(controls)
         self._render, self._describe = render, describe
-        self.image = widgets.Image(format=form, layout=widgets.Layout(max_width="100%", object_fit="contain"))
+        # Never so small that its words cannot be read: on a phone it scrolls sideways.
+        size = widgets.Layout(max_width="100%", min_width="680px", object_fit="contain")
+        self.image = widgets.Image(format=form, layout=size)
+        window = widgets.Box([self.image], layout=widgets.Layout(overflow="auto"))
         self.sentence = widgets.HTML()
         for name, control in self.controls.items():
             control.description = name.replace("_", " ")
             control.observe(self._update, names="value")
         row = widgets.HBox([*self.controls.values()], layout=widgets.Layout(flex_flow="row wrap"))
-        super().__init__([self.image, self.sentence, row])
+        super().__init__([window, self.sentence, row])
         self._draw(state)
 
     def _draw(self, state: Any) -> None:
