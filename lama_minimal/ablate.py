@@ -43,7 +43,7 @@ from lama_minimal.classical import navier_stokes
 from lama_minimal.config import PerceptualSettings, Settings, UserError, preset, suggest
 from lama_minimal.data import EVALUATION_MASK, EVALUATION_SCENE, EvaluationSample, collate
 from lama_minimal.distances import feature_distance
-from lama_minimal.evaluate import LEVEL, MEASURES, RESAMPLES, SEED, Measure
+from lama_minimal.evaluate import JUDGE, LEVEL, MEASURES, RESAMPLES, SEED
 from lama_minimal.masks import draw_mask, mask_area, recipe_for
 from lama_minimal.metrics import bootstrap_interval
 from lama_minimal.models import Generator, composite, count_parameters, generator_input
@@ -69,12 +69,7 @@ TASKS = 1
 STRENGTHS = (0.0, 0.5, 1.0)
 """Perspective of the test scenes: 0 seen straight on, 1 the strongest."""
 
-MEASURED: dict[str, Measure] = {
-    "hole_error": MEASURES["hole_error"],
-    "distance": Measure("distance", "lower", 4, metrics.mean, "of features, by a network that is no run's loss"),
-    "ssim": MEASURES["ssim"],
-    "gradient": MEASURES["gradient"],
-}
+MEASURED = {name: MEASURES[name] for name in ("hole_error", "distance", "ssim", "gradient")}
 """What a record holds of each picture; of ``gradient`` the energies of filling and original."""
 
 
@@ -294,9 +289,6 @@ TABLES: dict[str, Callable[[Scale], Table]] = {
 
 
 # ------------------------------------------------------------------------------------------------------ loss networks
-
-JUDGE = "scenes-judge"
-"""The network that measures distances: never a loss, and of another kind than most of them."""
 
 YARDSTICK = PerceptualSettings("scenes-segmentation")
 """The loss network for which the weights of the perceptual loss are stated."""

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -38,6 +38,7 @@ from lama_minimal.distances import (
 from lama_minimal.inference import Inpainter
 from lama_minimal.masks import draw_mask, mask_area, recipe_for
 from lama_minimal.metrics import Interval
+from lama_minimal.perceptual import PerceptualNetwork
 from lama_minimal.scenes import STRUCTURED
 from lama_minimal.shards import Shards
 
@@ -49,6 +50,9 @@ LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
 
 LEAST_SIZE = 16
 """The smallest pictures that :func:`evaluate_model` takes, pixels."""
+
+JUDGE = "scenes-judge"
+"""The network whose features measure distances: it ships, and no model here was trained with it as a loss."""
 
 LEAST_IN_CHART = 5
 """Pictures that a bin of area needs for bars of its own."""
@@ -76,6 +80,13 @@ MEASURES: dict[str, Measure] = {
         metrics.mean,
         f"mean absolute error in the hole's outermost {metrics.BORDER_WIDTH} pixels, 0 to 1",
     ),
+    "distance": Measure(
+        "distance",
+        "lower",
+        4,
+        metrics.mean,
+        f"distance of features, by the network {JUDGE}, which is no model's loss; not LPIPS",
+    ),
     "gradient": Measure(
         "gradient",
         "close to 1",
@@ -86,6 +97,9 @@ MEASURES: dict[str, Measure] = {
     "ssim": Measure("SSIM", "higher", 4, metrics.mean, "structural similarity of the whole picture"),
     "psnr": Measure("PSNR", "higher", 2, metrics.mean, "peak signal-to-noise ratio of the whole picture, dB"),
 }
+
+COMPARED = ("hole_error", "distance")
+"""Measures by which the first method is compared with the others, picture by picture."""
 
 
 class Shown(NamedTuple):
@@ -138,19 +152,23 @@ class Condition:
         }
 
     @cached_property
-    def differences(self) -> dict[str, dict[str, Interval]]:
-        """Group → other method → hole error of the first method minus the other's, on the same pictures.
+    def differences(self) -> dict[str, dict[str, dict[str, Interval]]]:
+        """Measure → group → other method → the first method's value minus the other's, on the same pictures.
 
         Below zero as a whole: the first method is better; above zero as a whole: worse; else undecided.
         """
         first, *others = self.scores
-        errors = {method: measured["hole_error"] for method, measured in self.scores.items()}
+        groups = self.groups["all"] | self.groups["families"]
+
+        def difference(key: str, other: str, members: np.ndarray) -> Interval:
+            ours, theirs = (self.scores[method][key][members] for method in (first, other))
+            return metrics.paired_difference(ours, theirs, LEVEL, RESAMPLES, SEED)
+
         return {
-            name: {
-                other: metrics.paired_difference(errors[first][members], errors[other][members], LEVEL, RESAMPLES, SEED)
-                for other in others
+            key: {
+                name: {other: difference(key, other, members) for other in others} for name, members in groups.items()
             }
-            for name, members in {**self.groups["all"], **self.groups["families"]}.items()
+            for key in COMPARED
         }
 
 
@@ -262,8 +280,11 @@ def _condition_json(condition: Condition) -> dict[str, Any]:
         for kind, named in condition.summary.items()
     }
     differences = {
-        name: {other: _plain(interval) | {"verdict": _verdict(interval)} for other, interval in others.items()}
-        for name, others in condition.differences.items()
+        f"{key}_difference": {
+            name: {other: _plain(interval) | {"verdict": _verdict(interval)} for other, interval in others.items()}
+            for name, others in by_group.items()
+        }
+        for key, by_group in condition.differences.items()
     }
     images = [
         {
@@ -276,7 +297,7 @@ def _condition_json(condition: Condition) -> dict[str, Any]:
         for index, sample in enumerate(condition.samples)
     ]
     everything = groups.pop("all")["all"]
-    return {**everything, **groups, "hole_error_difference": differences, "images": images}
+    return {**everything, **groups, **differences, "images": images}
 
 
 def _row(measured: Mapping[str, np.ndarray], index: int) -> dict[str, float | None]:
@@ -323,14 +344,15 @@ def _condition_table(name: str, condition: Condition) -> str:
             groups.append([label, str(condition.groups[kind][group].sum()), *(f"{value:.4f}" for value in values)])
     head = f"{name}: {len(condition.samples)} pictures (± half of the {LEVEL:.0%} interval)"
     lines = [head, "", *_aligned(overall), "", *_aligned(groups)]
-    for group, compared in condition.differences.items():
-        verdicts = {other: _verdict(interval) for other, interval in compared.items()}
-        for verdict in ("better", "undecided", "worse"):
-            if names := [other for other in others if verdicts[other] == verdict]:
-                where = "all pictures" if group == "all" else f"{group} scenes"
-                than = "against" if verdict == "undecided" else "than"
-                lines += [] if lines[-1].startswith(f"{first}, ") else [""]
-                lines.append(f"{first}, {where}: {verdict} {than} {', '.join(names)}")
+    for key, by_group in condition.differences.items():
+        lines += [""] if others else []
+        for group, compared in by_group.items():
+            verdicts = {other: _verdict(interval) for other, interval in compared.items()}
+            for verdict in ("better", "undecided", "worse"):
+                if names := [other for other in others if verdicts[other] == verdict]:
+                    where = "all pictures" if group == "all" else f"{group} scenes"
+                    than = "against" if verdict == "undecided" else "than"
+                    lines.append(f"{first}, {where}: {verdict} {than} {', '.join(names)}, by {MEASURES[key].label}")
     return "\n".join(lines)
 
 
@@ -409,6 +431,12 @@ def _choose(samples: Sequence[EvaluationSample], most: int = 8) -> list[int]:
 # ---------------------------------------------------------------------------------------------------- evaluation
 
 
+@cache
+def _judging_network() -> PerceptualNetwork:
+    return load_loss_network(JUDGE, batch_statistics=False)
+
+
+@torch.no_grad()
 def _score(filling: np.ndarray, sample: EvaluationSample) -> dict[str, np.ndarray]:
     """Every measure of one filled picture."""
 
@@ -421,6 +449,7 @@ def _score(filling: np.ndarray, sample: EvaluationSample) -> dict[str, np.ndarra
     values = {
         "hole_error": metrics.hole_error(composite, image, mask),
         "border_error": metrics.border_error(composite, image, mask),
+        "distance": feature_distance(_judging_network(), composite, image),
         "gradient": torch.cat(energies),
         "ssim": metrics.ssim(composite, image),
         "psnr": metrics.psnr(composite, image),
@@ -526,7 +555,7 @@ class Ledger:
             rank: which process this is, 0 … world - 1; it takes every ``world``-th picture.
             world: number of processes.
         """
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps([asked, list(MEASURES)], sort_keys=True).encode())
         for name, tensor in network.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         self.folder, self.rank, self.world = folder, rank, world

@@ -9,11 +9,19 @@ import torch
 from PIL import Image
 
 from lama_minimal import evaluate as evaluation
-from lama_minimal.checkpoint import save_generator
+from lama_minimal.checkpoint import save_generator, shipped_generators
 from lama_minimal.classical import BASELINES
-from lama_minimal.config import GeneratorSettings, UserError
+from lama_minimal.config import PRESETS, GeneratorSettings, UserError
 from lama_minimal.data import EvaluationSample, evaluation_set
-from lama_minimal.evaluate import MEASURES, evaluate, evaluate_model, evaluate_protocol, photographs, protocol_table
+from lama_minimal.evaluate import (
+    JUDGE,
+    MEASURES,
+    evaluate,
+    evaluate_model,
+    evaluate_protocol,
+    photographs,
+    protocol_table,
+)
 from lama_minimal.metrics import HIGHEST_PSNR
 from lama_minimal.models import FourierGenerator
 from lama_minimal.scenes import STRUCTURED
@@ -52,7 +60,10 @@ def test_the_original_scores_perfectly_and_an_offset_its_size() -> None:
     report = evaluate({"copy": copy, "off": offset(51)}, [sample("a"), sample("b")], progress=False)
     all_of = report.to_json()["conditions"]["32 px"]["methods"]
     values = {key: interval["value"] for key, interval in all_of["copy"].items()}
-    assert values == {"hole_error": 0, "border_error": 0, "gradient": 1, "ssim": 1, "psnr": HIGHEST_PSNR}
+    assert values == {
+        "hole_error": 0, "border_error": 0, "distance": 0, "gradient": 1, "ssim": 1, "psnr": HIGHEST_PSNR
+    }  # fmt: skip
+    assert all_of["off"]["distance"]["value"] > 0
     for key in ("hole_error", "border_error"):
         assert all_of["off"][key] == pytest.approx({"value": 0.2, "low": 0.2, "high": 0.2})
     # a quarter of the picture is off by 0.2: 10 log10(1 / (0.04 / 4)) = 20 dB
@@ -107,9 +118,34 @@ def test_verdicts_follow_the_paired_difference() -> None:
     }
     assert found["bad"]["value"] == pytest.approx(-25 / 255, abs=1e-5)
     text = report.table()
-    assert "mine, structured scenes: better than bad" in text
-    assert "mine, structured scenes: undecided against mixed" in text
-    assert "mine, structured scenes: worse than good" in text
+    assert "mine, structured scenes: better than bad, by hole error" in text
+    assert "mine, structured scenes: undecided against mixed, by hole error" in text
+    assert "mine, structured scenes: worse than good, by hole error" in text
+
+
+def test_the_distance_is_by_a_network_that_was_never_a_loss_and_is_compared_in_pairs() -> None:
+    """Noise with the same error as an offset: a tie by hole error, not by distance."""
+    assert all(settings.perceptual.network != JUDGE for settings in PRESETS.values())
+    assert all(card["loss_network"] != JUDGE for card in shipped_generators().values())
+    rng = np.random.default_rng(0)
+    samples = [sample(str(index)) for index in range(4)]
+    for index, one in enumerate(samples):
+        one.image[:] = np.linspace(60, 100 + index, 32).astype(np.uint8)[:, None]
+
+    def noise(image, mask):
+        return np.where(mask[..., None], image + rng.choice([-20, 20], image.shape), image).astype(np.uint8)
+
+    report = evaluate({"offset": offset(20), "noise": noise}, samples, progress=False)
+    found = report.to_json()["conditions"]["32 px"]
+    assert found["methods"]["noise"]["hole_error"] == found["methods"]["offset"]["hole_error"]
+    assert found["hole_error_difference"]["all"]["noise"]["verdict"] == "undecided"
+    pairs = [image["scores"] for image in found["images"]]
+    each = np.array([one["offset"]["distance"] - one["noise"]["distance"] for one in pairs])
+    assert (each > 0).all() or (each < 0).all()  # the network knows them apart, whichever it likes more
+    verdict = "better" if each[0] < 0 else "worse"
+    difference = found["distance_difference"]["all"]["noise"]
+    assert difference["verdict"] == verdict and difference["value"] == pytest.approx(each.mean(), abs=1e-5)
+    assert f"offset, all pictures: {verdict} than noise, by distance" in report.table()
 
 
 def test_each_size_is_a_condition_and_reports_join() -> None:
