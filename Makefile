@@ -23,6 +23,7 @@ test: .venv
 
 chapters: .venv  # solutions/ → chapters/
 	$(BIN)/python -m lama_minimal.course chapters
+	$(BIN)/python -m lama_minimal.course syllabus
 
 lab: .venv  # the chapters in JupyterLab
 	$(BIN)/python -m jupyterlab chapters
@@ -30,6 +31,7 @@ lab: .venv  # the chapters in JupyterLab
 solutions: .venv  # run every solution and store its outputs, then make the chapters
 	$(BIN)/python -m lama_minimal.course run
 	$(BIN)/python -m lama_minimal.course chapters
+	$(BIN)/python -m lama_minimal.course syllabus
 
 figures: .venv  # all figures of all chapters on one page, build/figures.html
 	$(BIN)/python -m lama_minimal.course figures

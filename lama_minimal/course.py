@@ -59,6 +59,11 @@ from lama_minimal.config import UserError
 ROOT = Path(__file__).parent.parent
 SOLUTIONS, CHAPTERS = ROOT / "solutions", ROOT / "chapters"
 FIGURES = ROOT / "build" / "figures.html"
+SYLLABUS = CHAPTERS / "README.md"
+BLOCK = re.compile(r"(<!-- made: (\w+) -->)\n.*?(<!-- end -->)", re.DOTALL)
+"""A part of the syllabus that is made from the chapters."""
+EXERCISE = re.compile(r"^### Exercise (\d+\.\d+) · (.+)\n\n\*About (\d+) minutes, (\d+) points", re.MULTILINE)
+"""Number, title, minutes, points."""
 TAKEAWAY = "**Takeaway.**"
 COMPARED = "nbval-check-output"
 """Tag of the cells whose output nbval compares."""
@@ -423,6 +428,35 @@ def figures_page(paths: Sequence[Path]) -> str:
     )
 
 
+# ------------------------------------------------------------------------------------------------------------ syllabus
+
+
+def syllabus(text: str, paths: Sequence[Path]) -> str:
+    """The teachers' syllabus with its tables and its graph made anew from the chapters; the words around them stay.
+
+    Args:
+        text: with blocks from ``<!-- made: NAME -->`` to ``<!-- end -->``; NAME is chapters, graph or exercises.
+        paths: the solutions.
+    """
+    abouts = tomllib.loads((SOLUTIONS / "chapters.toml").read_text())
+    chapters = ["| | needs | minutes | exercises | points |", "|---|---|---|---|---|"]
+    exercises = ["| | you write | minutes | points |", "|---|---|---|---|"]
+    graph = ["```mermaid", "graph TD"]
+    rows = []
+    for path in paths:
+        number, about = path.stem[:2], abouts[path.stem]
+        title, needs = about["title"].split(":")[0], [need[:2] for need in about["needs"]]
+        found = EXERCISE.findall("\n\n".join(cell.source for cell in read(path).cells))
+        rows.append((about["minutes"], len(found), sum(int(points) for *_, points in found)))
+        cells = " | ".join(str(value or "–") for value in rows[-1])
+        chapters.append(f"| [{number} · {title}]({path.name}) | {', '.join(needs) or '–'} | {cells} |")
+        exercises += [f"| {' | '.join(exercise)} |" for exercise in found]
+        graph += [f'    c{number}["{number} {title}"]', *(f"    c{need} --> c{number}" for need in needs or ["00"] if number != "00")]
+    chapters.append(f"| together | | {' | '.join(str(sum(column)) for column in zip(*rows, strict=True))} |")
+    made = {"chapters": chapters, "graph": [*graph, "```"], "exercises": exercises}
+    return BLOCK.sub(lambda block: "\n".join([block[1], *made[block[2]], block[3]]), text)
+
+
 # ------------------------------------------------------------------------------------------------------------- commands
 
 
@@ -445,6 +479,11 @@ def run_chapters(paths: Sequence[Path]) -> None:
     run_tidy(paths)
     for path in paths:
         _write(CHAPTERS / path.name, text_of(student_version(read(path))))
+
+
+def run_syllabus(paths: Sequence[Path]) -> None:
+    """Bring the tables of the teachers' syllabus up to date; it is about all chapters, whichever are named."""
+    _write(SYLLABUS, syllabus(SYLLABUS.read_text(), solutions()))
 
 
 def run_solutions(paths: Sequence[Path]) -> None:
@@ -479,6 +518,7 @@ def _report(path: Path, seconds: Sequence[float]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[Path]], None]] = {
     "tidy": run_tidy,
     "chapters": run_chapters,
+    "syllabus": run_syllabus,
     "run": run_solutions,
     "blank": run_blank,
     "completed": run_completed,

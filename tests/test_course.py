@@ -15,6 +15,7 @@ import pytest
 
 from lama_minimal import course
 from lama_minimal.config import UserError
+from lama_minimal.grade import read_chapters
 
 TABLES = Path(__file__).parent / "course_wrong_answers"
 """One file a chapter: WRONG = {NAME: [(what is wrong, points, what the instant check says, old, new), …]}.
@@ -257,6 +258,18 @@ def test_a_completed_chapter_runs_to_its_end(path, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------- set-up and commands
+
+
+def test_the_syllabus_says_what_the_chapters_say():
+    text = course.SYLLABUS.read_text()
+    assert course.syllabus(text, course.solutions()) == text, "run `python -m lama_minimal.course syllabus`"
+    stated = {
+        found[0]: int(found[2]) for found in re.findall(r"^\| (\d+\.\d+) \| (.+) \| \d+ \| (\d+) \|$", text, re.M)
+    }
+    for stem, chapter in read_chapters().items():
+        points = [exercise.points for exercise in chapter.exercises]  # as they are graded, not as a heading says
+        assert [stated.get(f"{int(stem[:2])}.{i}") for i in range(1, len(points) + 1)] == points, stem
+    assert len(stated) == sum(len(chapter.exercises) for chapter in read_chapters().values())
 
 
 def test_what_colab_may_lack_is_what_the_package_needs():
