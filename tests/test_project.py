@@ -20,7 +20,7 @@ LAYERS = [
     "steps checkpoint pretext export",
     "inference sandbox",
     "train evaluate grade",
-    "bench widgets explorers course gradebook handout app ablate",
+    "bench widgets explorers course gradebook capstone handout app ablate debug_lab",
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
