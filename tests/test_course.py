@@ -1,6 +1,8 @@
 """The course: chapters are what the solutions give, exercises earn what they should, and every notebook runs."""
 
+import builtins
 import contextlib
+import dis
 import io
 import os
 import re
@@ -8,6 +10,7 @@ import runpy
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import nbformat
@@ -181,6 +184,31 @@ def test_the_reference_earns_all_points_and_a_blank_none(path, seed, monkeypatch
         assert output_of(check.source, {name: blanks[name]}) == (None, f"{name}: not written yet\n")
         visible = output_of(test.source, {name: answers[name]})[0]
         assert 0 < visible < course.label(test)["points"]
+
+
+def global_names(code):
+    """What a function and those within it take from outside."""
+    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return own.union(*map(global_names, inner))
+
+
+@every_notebook
+def test_what_runs_beside_a_learner_s_answer_can_be_sent_alone(path):
+    """Grading sends each ``ask`` to the learner's process, without the cell around it (rule 8 of the course)."""
+    solution = course.read(path)
+    answers = course.namespace_of_answers(solution)
+    for name, _, check, test in exercises(solution):
+        for cell in (check, test):
+            names = {name: answers[name]}
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(cell.source, names)
+            mine = {v for v in names.values() if isinstance(v, types.FunctionType) and v.__globals__ is names}
+            asked = {function for function in mine if function.__code__.co_varnames[:1] == ("learner",)}
+            asked |= mine & {case.ask for case in names.get("cases", ())}
+            for function in asked:
+                used = global_names(function.__code__) - set(dir(builtins))
+                assert not used, f"{name}: {function.__name__} uses {', '.join(sorted(used))} of its cell"
 
 
 def wrong_answers():
