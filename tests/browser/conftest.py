@@ -125,6 +125,22 @@ class Notebook:
         self.page, self.folder, self.traffic = page, folder, traffic
         self.painter = page.locator(".lama-painter")
 
+    def run_cells(self, last: int) -> None:
+        """Run the notebook's own cells that have not been run yet, up to the one of this index, and go to it."""
+        self.page.evaluate(
+            """async (last) => {
+                const { commands, shell } = window.jupyterapp;
+                const { content } = shell.currentWidget;
+                for (let i = 0; i <= last; i++) {
+                    if (content.widgets[i].model.type !== "code" || content.widgets[i].model.executionCount) continue;
+                    content.activeCellIndex = i;
+                    content.deselectAll();
+                    await commands.execute("notebook:run-cell");
+                }
+            }""",
+            last,
+        )
+
     def run(self, code: str) -> None:
         """Execute code in the kernel, after all that the page has sent so far, and wait until it is done."""
         status = self.page.evaluate(
@@ -170,15 +186,25 @@ class Notebook:
 
 @pytest.fixture
 def notebook(browser, jupyter, request: pytest.FixtureRequest):
-    """A function: source of a notebook's only cell → the notebook, open and run, with the painter in sight."""
+    """A function: source of a notebook's only cell → the notebook, open and run, with the painter in sight.
+
+    Of a notebook's file, the cells up to its first painter are run.
+    """
     address, folder = jupyter
     contexts = []
 
-    def open_notebook(source: str, width: int = 1400, height: int = 900, **options: object) -> Notebook:
-        name = f"{request.node.name}-{len(contexts)}.ipynb"
-        cell = dict(cell_type="code", id="cell", source=source, metadata={}, outputs=[], execution_count=None)
-        kernel = dict(name="python3", display_name="Python 3", language="python")
-        content = dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)
+    def open_notebook(source: str | Path, width: int = 1400, height: int = 900, **options: object) -> Notebook:
+        name = f"notebook-{len(list(folder.glob('*.ipynb')))}.ipynb"
+        if isinstance(source, Path):
+            content = json.loads(source.read_text())
+            painter = next(
+                i for i, c in enumerate(content["cells"]) if "painter = MaskPainter(" in "".join(c["source"])
+            )
+        else:
+            cell = dict(cell_type="code", id="cell", source=source, metadata={}, outputs=[], execution_count=None)
+            kernel = dict(name="python3", display_name="Python 3", language="python")
+            content = dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)
+            painter = 0
         (folder / name).write_text(json.dumps(content))
         context = browser.new_context(viewport=dict(width=width, height=height), **options)
         contexts.append(context)
@@ -190,9 +216,10 @@ def notebook(browser, jupyter, request: pytest.FixtureRequest):
         page.wait_for_function(
             """() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === "idle" """
         )
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        opened = Notebook(page, folder, traffic)
+        opened.run_cells(painter)
         page.locator(".lama-painter[data-ready]").wait_for()
-        return Notebook(page, folder, traffic)
+        return opened
 
     yield open_notebook
     for context in contexts:

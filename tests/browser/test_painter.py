@@ -4,6 +4,7 @@ The expected masks are computed here from where the mouse went on the screen, by
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,3 +294,24 @@ def test_live_inpainting_fills_what_was_painted(notebook, tmp_path):
     hand.stroke((400, 300), (450, 300))
     page.wait_for_function("document.querySelector('.lama-said.lama-error')?.textContent.includes('nonsense')")
     assert hand.painter.locator(".lama-busy").is_hidden()
+
+
+@pytest.mark.parametrize("name, picture", [("00_start_here", "photograph"), ("13_your_own_photographs", "garage")])
+def test_what_a_learner_paints_in_a_chapter_is_what_its_next_cell_fills(notebook, name, picture):
+    chapter = Path(__file__).parents[2] / "chapters" / f"{name}.ipynb"
+    sources = ["".join(cell["source"]) for cell in json.loads(chapter.read_text())["cells"]]
+    opened = notebook(chapter)
+    before = opened.mask()
+    assert before.any()  # the chapter's own stroke, for those without a mouse
+    hand = Hand(opened, before.shape)
+    path = [(50, 40), (110, 60)]
+    hand.painter.evaluate("element => element.scrollIntoView({ block: 'center' })")
+    hand.stroke(*path)
+    mask, width = opened.mask(), hand.brush_size()  # of a small picture, half a pixel at the edge is many per cent
+    assert (mask & ~before <= along(path, width + 2, before.shape)).all()
+    assert (before | along(path, width - 2, before.shape) <= mask).all()
+    np.testing.assert_array_equal(opened.shown(), mask)
+    opened.run_cells(next(index for index, source in enumerate(sources) if "hole = painter.mask" in source))
+    opened.run(f"assert (hole == painter.mask).all() and hole[40, 50] and hole[60, 110]; p = {picture}")
+    opened.run("changed = (filled != p).any(axis=-1); assert changed[hole].mean() > 0.5 and not changed[~hole].any()")
+    opened.page.locator(".jp-CodeCell .jp-RenderedImage img").last.wait_for()
