@@ -641,7 +641,7 @@ def judge_generator_gradients(mended: Callable) -> Iterator[str]:
     twin = copy.deepcopy(networks)
     still = SGD(twin.generator.parameters(), lr=0.0)
     generator_step(twin.generator, twin.discriminator, twin.perceptual, still, [batch], WEIGHTS, clip=float("inf"))
-    mended(networks, batch, shown(*batch))
+    _, prediction = mended(networks, batch, shown(*batch))
     wanted, got = (
         torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in g.parameters()])
         for g in (twin.generator, networks.generator)
@@ -654,6 +654,8 @@ def judge_generator_gradients(mended: Callable) -> Iterator[str]:
         yield "the discriminator's weights were changed"
     if not all(parameter.requires_grad for parameter in networks.discriminator.parameters()):
         yield "the discriminator cannot learn afterwards"
+    if prediction.requires_grad:
+        yield "the prediction drags its graph along"
 
 
 def judge_fourier(mended: Callable) -> Iterator[str]:
@@ -663,6 +665,7 @@ def judge_fourier(mended: Callable) -> Iterator[str]:
     exact = copy.deepcopy(unit).double()
     cases = {"a picture": torch.randn(2, 4, 16, 16), "odd sides": torch.randn(2, 4, 9, 15)}
     cases["large sums"] = 60 + torch.randn(2, 4, 48, 48)  # 60 · 48² is more than float16 holds
+    cases["one odd side"] = torch.randn(2, 4, 9, 16)
     for name, x in cases.items():
         ours, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
         value, want = mended(unit, ours), FourierUnit.forward(exact, theirs)

@@ -351,6 +351,21 @@ def unscaled(unit, x):
     return FourierUnit.forward(unit, x) * x.shape[-1]
 
 
+def wrong_half(unit, x):
+    """The mirrored half is told by the width; by the height it is right for square pictures."""
+    turned = FourierUnit.forward(unit, x)
+    return turned if (x.shape[-1] - x.shape[-2]) % 2 == 0 else turned.roll(1, -1)
+
+
+def with_its_graph(networks, batch, given):
+    networks.discriminator.requires_grad_(False)
+    prediction = networks.generator(given)
+    terms = generator_losses(networks, batch, prediction)
+    sum(terms.values()).backward()
+    networks.discriminator.requires_grad_(True)
+    return terms, prediction
+
+
 def always_training(network, given):
     with torch.no_grad():
         return network(given)
@@ -444,12 +459,14 @@ WRONG = {
         frozen_for_good: "cannot learn",
         frozen_too_late: "left in the discriminator",
         stepped_back: "weights were changed",
+        with_its_graph: "graph",
     },
     "fourier": {
         bfloat: "a picture: values",
         smaller_first: "gradients",
         infinities_removed: "large sums",
         unscaled: "values",
+        wrong_half: "one odd side",
     },
     "predict": {
         always_training: "companions",
