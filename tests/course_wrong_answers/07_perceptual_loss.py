@@ -43,6 +43,8 @@ COUNTED = """\
 """
 TOO_FAR = COUNTED.replace("jump * stride >", "jump >=")
 
+CUT_OFF = "with torch.no_grad():\n            return self.encoder(x)"
+
 WRONG = {
     "perceptual_distance": [
         ("averaged over the maps", 2, "LaMa sums them", SUMMED, f"{SUMMED} / len(found)"),
@@ -68,7 +70,7 @@ WRONG = {
         ("absolute after the sum", 1, "before you sum", ".abs().sum(dim=0)", ".sum(dim=0).abs()"),
         ("channels kept", 0, "the shape is", "[0].abs().sum(dim=0)", ".abs()"),
         ("the pixel set, not changed", 0, "numbers are off", "+= step", "= step"),
-        ("makes the picture want gradients", 0, "clone it first", "version.clone().requires_grad_()", "version.requires_grad_()"),
+        ("wants gradients of the caller's", 0, "clone it first", "version.clone()", "version"),
     ],
     "dilate": [
         ("as it came", 0, "as it came", STRETCHED + STRIDE_TAKEN, "            pass\n"),
@@ -92,7 +94,7 @@ WRONG = {
         ("momentum None", 2.5, "have changed", "layer.momentum = 0.0", "layer.momentum = None"),
         ("children only", 2.5, "have changed", "encoder.modules()", "encoder.children()"),
         ("weights not frozen", 3, "not frozen", ".requires_grad_(False)", ""),
-        ("cut off", 3, "no gradient reaches the picture", "return self.encoder(x)", "with torch.no_grad():\n            return self.encoder(x)"),
+        ("cut off", 3, "no gradient reaches the picture", "return self.encoder(x)", CUT_OFF),
         ("train returns nothing", 3, "must return self", "return super().train", "super().train"),
     ],
 }  # fmt: skip
