@@ -17,12 +17,15 @@ LERP = "old.lerp_(latest[name], 1 - decay)"
 WRONG = {
     "move_generator": [
         (
-            "discriminator not frozen", 3, "gradients in the discriminator",
+            "discriminator not frozen", 3, "left behind: gradients in the discriminator\n",
             "discriminator.requires_grad_(False)", "pass"
         ),
-        ("discriminator stays frozen", 3, "a frozen discriminator", "discriminator.requires_grad_(True)", "pass"),
+        (
+            "discriminator stays frozen", 3, "left behind: a frozen discriminator\n",
+            "discriminator.requires_grad_(True)", "pass"
+        ),
         ("terms with their graph", 3, "terms with their graph", PLAIN, "terms"),
-        ("the composite is judged", 1, "numbers are off", RAW, BLEND),
+        ("the composite is judged", 1, "raw prediction", RAW, BLEND),
         ("mask upside down", 1, "numbers are off", "generator_input(image, mask)", "generator_input(image, 1 - mask)"),
         ("known and hole swapped", 1, "numbers are off", "weights.l1_known, weights.l1_hole", SWAPPED),
         ("adversarial unweighted", 1, "with their weights", "weights.adversarial * losses", "losses"),
@@ -31,21 +34,21 @@ WRONG = {
             "adversarial_generator(fake_logits)", "adversarial_generator(-fake_logits)"
         ),
         ("perceptual swapped", 1, "numbers are off", "perceptual(prediction, image)", "perceptual(image, prediction)"),
-        ("gradients never cleared", 3, "weights after two steps", "optimizer.zero_grad()", "pass"),
+        ("gradients never cleared", 3, "were gradients cleared", "optimizer.zero_grad()", "pass"),
         (
-            "no clipping", 3, "weights after two steps",
+            "no clipping", 3, "is to be clipped",
             f"{CLIP}generator.parameters(), clip)", f"{CLIP}generator.parameters(), 1e9)"
         ),
         ("norm after clipping", 3, "before clipping", ': norm}', ': norm.clamp(max=clip)}'),
         (
-            "discriminator without a graph", 1, "weights after two steps",
+            "discriminator without a graph", 1, "is it cut off",
             JUDGED, f"with torch.no_grad():\n        {JUDGED}"
         ),
         ("prediction detached", 0, "RuntimeError", RAW, f"{RAW}.detach()"),
-        ("no step", 2, "weights after two steps", "optimizer.step()", "pass"),
+        ("no step", 2, "✗ weights", "optimizer.step()", "pass"),
     ],
     "move_discriminator": [
-        ("generator in the graph", 3, "gradients in the generator", WITHOUT, RAW),
+        ("generator in the graph", 3, "left behind: gradients in the generator\n", WITHOUT, RAW),
         (
             "generator in evaluation mode", 0, "numbers are off",
             "optimizer.zero_grad()", "optimizer.zero_grad()\n    generator.eval()"
@@ -66,9 +69,9 @@ WRONG = {
             "real and fake swapped", 1, "numbers are off",
             "(real_logits, fake_logits, fake)", "(fake_logits, real_logits, fake)"
         ),
-        ("gradients never cleared", 3, "weights after two steps", "optimizer.zero_grad()", "pass"),
+        ("gradients never cleared", 3, "were gradients cleared", "optimizer.zero_grad()", "pass"),
         (
-            "no clipping", 3, "weights after two steps",
+            "no clipping", 3, "is to be clipped",
             f"{CLIP}discriminator.parameters(), clip)", f"{CLIP}discriminator.parameters(), 1e9)"
         ),
         ("norm after clipping", 3, "before clipping", ': norm}', ': norm.clamp(max=clip)}'),
@@ -107,12 +110,13 @@ WRONG = {
             '"off_average", 0.0, 0.001', '"off_average", 0.0, 1.0'
         ),
         ("a wrong part", 5, None, '("best"', '("fourier"'),
+        ("a part that is none", 5, "one of the table's names", '("fourier"', '("Fourier"'),
         (
             "too narrow for a third seed", 5, None,
             '"statistics_moved", 0.005, 0.05', '"statistics_moved", 0.0165, 0.0166'
         ),
-        ("no such measurement", 5, "KeyError", '"written_error"', '"writen_error"'),
-        ("a patient forgotten", 5, "KeyError", '"F":', '"G":'),
+        ("no such measurement", 5, "no such measurement", '"written_error"', '"writen_error"'),
+        ("a patient forgotten", 5, "F is missing", '"F":', '"G":'),
         ("a symptom that all share", 5, "predicts no change", '"discriminator_gradient", 0.0, 0.01', '"l1", 0.4, 0.7'),
     ],
     "mended": [
@@ -132,6 +136,7 @@ WRONG = {
         ("stays in evaluation mode", 5, None, "network.train()", "pass"),
         ("predicts in training mode", 5, None, "network.eval()", "pass"),
         ("raw weights", 5, "best", "average.module", "generator"),
+        ("a name that is not there", 5, "predict runs without an error: NameError", "with torch.no", "with torsch.no"),
         ("a part forgotten", 5, "not mended yet", "to_batch=to_batch, ", ""),
     ],
 }  # fmt: skip
