@@ -32,7 +32,6 @@ Format of a notebook (nbformat 4.5; nbgrader metadata, schema 3), from top to bo
    self-contained top-level function of the test cell (its source can be sent on its own). ``given`` holds plain data
    (tensors, arrays, numbers, strings, tuples, lists, dictionaries), and so does what ``ask`` returns. ``judge`` runs in
    the clean process. ``case.name`` may be shown to learners, also of hidden cases: it never holds numbers of the test.
-   Check and test cell run in one process there: two functions of one name but different arguments would be mixed up.
 9. Random inputs come from ``seeded(n)``: n is the cell's own seed, to which the teacher's ``LAMA_SEED`` is added.
 """
 
@@ -451,7 +450,10 @@ def syllabus(text: str, paths: Sequence[Path]) -> str:
         cells = " | ".join(str(value or "–") for value in rows[-1])
         chapters.append(f"| [{number} · {title}]({path.name}) | {', '.join(needs) or '–'} | {cells} |")
         exercises += [f"| {' | '.join(exercise)} |" for exercise in found]
-        graph += [f'    c{number}["{number} {title}"]', *(f"    c{need} --> c{number}" for need in needs or ["00"] if number != "00")]
+        graph += [
+            f'    c{number}["{number} {title}"]',
+            *(f"    c{need} --> c{number}" for need in needs or ["00"] if number != "00"),
+        ]
     chapters.append(f"| together | | {' | '.join(str(sum(column)) for column in zip(*rows, strict=True))} |")
     made = {"chapters": chapters, "graph": [*graph, "```"], "exercises": exercises}
     return BLOCK.sub(lambda block: "\n".join([block[1], *made[block[2]], block[3]]), text)

@@ -533,7 +533,8 @@ class Cases:
             extra: source that may add to ``cases`` or replace them; all that it brings is hidden.
             seed: of the inputs.
         """
-        self.source, self.hidden = f"{check}\n{test}\n{extra}", set()
+        self.sources = {"<check>": check, "<test>": f"{test}\n{extra}"}
+        self.hidden: set[int] = set()
         os.environ["LAMA_SEED"] = str(seed)
         _seed(seed)
         namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -552,7 +553,8 @@ class Cases:
         name = case.ask.__name__
         if case.ask.__module__ == checks.__name__:
             return encode({"ask": name, "source": "", "given": tuple(case.given)})
-        functions = [node for node in ast.parse(self.source).body if isinstance(node, ast.FunctionDef)]
+        cell = self.sources[case.ask.__code__.co_filename]  # both cells may have a function of this name
+        functions = [node for node in ast.parse(cell).body if isinstance(node, ast.FunctionDef)]
         source = [ast.unparse(node) for node in functions if node.name == name][-1]
         return encode({"ask": name, "source": source, "given": tuple(case.given)})
 

@@ -17,7 +17,7 @@ from lama_minimal import handout
 from lama_minimal.cli import main
 from lama_minimal.config import UserError
 from lama_minimal.grade import Grader, find_forbidden, find_submissions, read_chapters
-from lama_minimal.sandbox import BrokenAnswerError, decode, encode
+from lama_minimal.sandbox import BrokenAnswerError, Cases, decode, encode
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="grading needs processes that fork")
 
@@ -422,6 +422,26 @@ def test_data_arrives_as_it_left():
         encode(np.array([object()]))
     with pytest.raises(TypeError, match="a function"):
         encode([lambda: 0])
+
+
+def test_check_and_test_may_have_a_function_of_one_name():
+    check = """
+from lama_minimal.checks import Case, check
+def ask(learner, x):
+    return "in the check"
+check(double, Case("a case", 0, (1,), "", ask=ask))
+"""
+    test = """
+from lama_minimal.checks import Case, score
+def ask(learner, x):
+    return "in the test"
+cases = [Case("a case", 1, (1,), "", ask=ask)]
+score(double, cases)
+"""
+    cases = Cases("double", check, test, "", seed=0)
+    sent = [decode(cases.question(case))["source"] for case in cases.list]
+    assert ["in the check" in source for source in sent] == [True, False]
+    assert ["in the test" in source for source in sent] == [False, True]
 
 
 def test_what_is_no_answer_is_refused():
