@@ -261,7 +261,7 @@ class SetDistances(NamedTuple):
     fid_real: float
     """Originals to other real pictures: what real pictures get at this number of them."""
     kid: float
-    """Fillings to their originals. They are pairs, not independent draws, so it is biased low: compare methods by it."""
+    """Fillings to their originals: pairs, not independent draws, so it is biased low; compare methods by it."""
     kid_deviation: float
     """Over subsets."""
     p_ids: float
