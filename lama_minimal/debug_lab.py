@@ -256,7 +256,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
 
 
-def statistics(network: nn.Module) -> Tensor:
+def running_statistics(network: nn.Module) -> Tensor:
     """BatchNorm's running means and variances, in one row."""
     return torch.cat([b.flatten() for b in network.buffers() if b.is_floating_point()])
 
@@ -266,7 +266,7 @@ def train_step(parts: Parts, networks: Networks, optimizers: Sequence[Adam], bat
     generator, discriminator = networks.generator, networks.discriminator
     for optimizer in optimizers:
         optimizer.zero_grad()
-    before = statistics(generator).clone()
+    before = running_statistics(generator).clone()
     terms, prediction = parts.generator_gradients(networks, batch, parts.shown(*batch))
     whole = gradient_norm(generator.parameters())
     units = [module.conv.weight for module in generator.modules() if isinstance(module, FourierUnit)]
@@ -274,7 +274,7 @@ def train_step(parts: Parts, networks: Networks, optimizers: Sequence[Adam], bat
         "grad_norm": whole,
         "fourier_gradient": gradient_norm(units) / whole,
         "discriminator_gradient": gradient_norm(discriminator.parameters()),
-        "statistics_moved": ((statistics(generator) - before).norm() / before.norm()).item(),
+        "statistics_moved": ((running_statistics(generator) - before).norm() / before.norm()).item(),
     }
     nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
     optimizers[0].step()
@@ -685,14 +685,14 @@ def judge_predict(mended: Callable) -> Iterator[str]:
     network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1))
     for _ in range(3):
         network(3 + torch.randn(4, 4, 8, 8))
-    given, before = torch.randn(4, 4, 8, 8), statistics(network).clone()
+    given, before = torch.randn(4, 4, 8, 8), running_statistics(network).clone()
     want = copy.deepcopy(network).eval()(given)
     prediction = mended(network, given)
     if not _equal(prediction, want):
         yield "the prediction is not that of evaluation mode: a picture's depends on its companions"
     if prediction.requires_grad:
         yield "the prediction drags its graph along"
-    if not torch.equal(statistics(network), before):
+    if not torch.equal(running_statistics(network), before):
         yield "BatchNorm's running statistics have moved"
     if not all(module.training for module in network.modules()):
         yield "the network is not back in training mode"
