@@ -99,15 +99,8 @@ def generator_gradients(networks: Networks, batch: Batch, given: Tensor) -> tupl
     return terms, prediction.detach()
 
 
-def fourier(unit: FourierUnit, x: Tensor) -> Tensor:
-    """Run a Fourier unit: map (B, C, H, W) to (B, C, H, W)."""
-    height, width = x.shape[-2:]
-    spectrum = torch.view_as_real(torch.fft.rfft2(x.float(), norm="ortho"))
-    spectrum = rearrange(spectrum, "b c h k part -> b (c part) h k")
-    spectrum = F.relu(unit.norm(unit.conv(spectrum)))
-    spectrum = rearrange(spectrum, "b (c part) h k -> b c h k part", part=2).contiguous()
-    spectrum = project_hermitian(torch.view_as_complex(spectrum), width)
-    return torch.fft.irfft2(spectrum, s=(height, width), norm="ortho").to(x.dtype)
+fourier = FourierUnit.forward
+"""Run a Fourier unit, as the package does: map (B, C, H, W) to (B, C, H, W)."""
 
 
 def predict(network: nn.Module, given: Tensor) -> Tensor:
@@ -211,6 +204,9 @@ def patient(letter: str) -> Parts:
 
 
 # --------------------------------------------------------------------------------------------------------- the program
+#
+# Not the package's own steps: those clear gradients and freeze the discriminator themselves, so that a program built on
+# them could not have the third of these bugs.
 
 
 def generator_losses(networks: Networks, batch: Batch, prediction: Tensor) -> Terms:
@@ -754,7 +750,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 record_run(letter, seed, given.out)
                 print(f"{letter}, seed {seed}: {time.process_time() - began:.0f} s of a core", flush=True)
     except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
