@@ -73,6 +73,10 @@ MEASURED = {name: MEASURES[name] for name in ("hole_error", "distance", "ssim", 
 """What a record holds of each picture; of ``gradient`` the energies of filling and original."""
 
 
+RECORDED = Path(__file__).parent / "records" / "ablations"
+"""The results that ship: a folder for each scale, in it one for each table."""
+
+
 # ----------------------------------------------------------------------------------------------------- rows and tables
 
 
@@ -168,6 +172,11 @@ class Scale:
 
 
 _L1_AND_PERCEPTUAL = changed(preset("cpu"), loss=dict(adversarial=0.0, feature_matching=0.0, r1=0.0))
+_NOTEBOOK = dict(
+    generator=dict(width=16, blocks=3),
+    data=dict(size=40),
+    optimizer=dict(generator_lr=2e-3),
+)
 _GPU = changed(
     preset("gpu"),
     data=dict(size=128, augmentation="flip", workers=4),
@@ -183,6 +192,15 @@ SCALES: dict[str, Scale] = {
         equal_width=19,
         deep=7,
         steps={"convolutions": 650, "masks": 650, "perceptual": 450, "blocks": 500, "beyond": 650, "judged": 300},
+    ),
+    # one thread, some fifteen seconds a run: what a chapter trains while the reader waits; too short for conclusions
+    "notebook": Scale(
+        plain=changed(preset("demo"), **_NOTEBOOK),
+        perceptual=changed(_L1_AND_PERCEPTUAL, **_NOTEBOOK),
+        judged=changed(preset("cpu"), **_NOTEBOOK),
+        equal_width=13,
+        deep=5,
+        steps=dict.fromkeys(("convolutions", "masks", "perceptual", "blocks", "beyond", "judged"), 140),
     ),
     # one GPU, several runs at once; all five losses everywhere, as in the paper; untried so far
     "gpu": Scale(

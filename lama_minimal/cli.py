@@ -142,18 +142,18 @@ class Ablate:
     """Tables 2, 4 and 3 of the paper, its depths, and what it did not ask."""
     out: Path
     """Folder for records, table, figure and pictures, one folder a table; the same command again goes on."""
-    scale: Literal["cpu", "gpu"] = "cpu"
-    """cpu = at most six core-minutes a run; gpu = larger pictures and networks, all losses."""
+    scale: Literal["notebook", "cpu", "gpu"] = "cpu"
+    """notebook = some 15 seconds a run; cpu = at most six core-minutes; gpu = larger pictures, all losses."""
     seeds: int = 1
     """Runs of each row, with seeds 0, 1, …."""
     rows: tuple[str, ...] | None = None
     """Names of rows, such as fourier regular-narrower; None = all."""
     jobs: int = 1
     """Runs at once, one thread each."""
-    compare: Path | None = None
-    """Recorded results, such as assets/ablations: say of each score whether it lies in their intervals."""
+    compare: bool = False
+    """Say of each score whether it lies in the interval of the recorded results that ship."""
     device: str | None = None
-    """Where to compute; None = a GPU if there is one, at scale cpu the CPU."""
+    """Where to compute; None = at scale gpu a GPU, else the CPU."""
 
 
 @dataclass
@@ -354,9 +354,9 @@ def run_pretrain(arguments: Pretrain) -> None:
 
 def run_ablate(arguments: Ablate) -> None:
     """Carry out a table's runs, and print the table or the comparison."""
-    from lama_minimal.ablate import SCALES, TABLES, ablate, compare, comparison, load_records, table
+    from lama_minimal.ablate import RECORDED, SCALES, TABLES, ablate, compare, comparison, load_records, table
 
-    recorded = None if arguments.compare is None else load_records(arguments.compare)  # before the work, not after it
+    recorded = load_records(RECORDED / arguments.scale / arguments.table) if arguments.compare else []  # fails early
     asked = TABLES[arguments.table](SCALES[arguments.scale])
     records = ablate(
         asked,
@@ -365,12 +365,12 @@ def run_ablate(arguments: Ablate) -> None:
         arguments.rows,
         arguments.scale,
         arguments.jobs,
-        arguments.device or ("cpu" if arguments.scale == "cpu" else None),
+        arguments.device or (None if arguments.scale == "gpu" else "cpu"),
         progress=lambda record: print(f"{record.row}, seed {record.seed}: {record.seconds:.0f} s", flush=True),
     )
     print(table(records))
-    if recorded is not None:
-        print(comparison(compare(records, [r for r in recorded if r.scale == arguments.scale])))
+    if recorded:
+        print(comparison(compare(records, recorded)))
     print(f"records, table, figure and pictures: {arguments.out / arguments.table}")
 
 
