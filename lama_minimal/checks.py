@@ -142,8 +142,9 @@ def _difference_of_numbers(answer: np.ndarray, want: np.ndarray, within: float) 
     if not want.size:
         return ""
     error = np.abs(np.subtract(answer, want, dtype=np.result_type(answer, want, np.float64))).max()
-    scale = np.abs(want).max() or 1
-    return "" if error <= within * scale else f"the numbers are off, by up to {error:.3g} (the greatest is {scale:.3g})"
+    greatest = np.abs(want).max()
+    off = f"the numbers are off, by up to {error:.3g} (the greatest is {greatest:.3g})"
+    return "" if error <= within * (greatest or 1) else off
 
 
 # ---------------------------------------------------------------------------------------------------- check and score

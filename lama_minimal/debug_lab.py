@@ -339,7 +339,7 @@ MEASUREMENTS: dict[str, str] = {
     "fourier_error": "relative difference of the Fourier units from float32",
     "not_finite": "share of values of the Fourier units that are not finite, in a picture of 1024 pixels",
 }
-"""Measurement → what it is. The first seven come with any log; each is taken at the steps :data:`EXAMINED`."""
+"""Measurement → what it is, at the steps :data:`EXAMINED`. Those down to ``grad_norm`` come with any log."""
 
 
 @dataclass(frozen=True)

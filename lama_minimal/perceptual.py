@@ -236,7 +236,7 @@ class PerceptualNetwork(nn.Module):
             encoder: maps ImageNet-normalised RGB to a list of feature maps.
             batch_statistics: whether BatchNorm normalises with the statistics of the batch at hand, as during the
                 paper's training (the weight of 30 was tuned so), or with its running statistics, which makes the
-                loss larger by a factor of tens.
+                loss larger: by a factor of tens where brightness or contrast differ, of a few elsewhere.
         """
         super().__init__()
         self.encoder = encoder.requires_grad_(False)
