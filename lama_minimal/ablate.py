@@ -191,7 +191,7 @@ SCALES: dict[str, Scale] = {
         judged=preset("cpu"),
         equal_width=19,
         deep=7,
-        steps={"convolutions": 650, "masks": 650, "perceptual": 450, "blocks": 500, "beyond": 650, "judged": 300},
+        steps={"convolutions": 650, "masks": 650, "perceptual": 350, "blocks": 400, "beyond": 650, "judged": 300},
     ),
     # one thread, some fifteen seconds a run: what a chapter trains while the reader waits; too short for conclusions
     "notebook": Scale(

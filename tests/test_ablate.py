@@ -458,6 +458,28 @@ def test_a_whole_table_is_small():
     assert set(RESOLUTIONS) >= {Condition("thin", 4), Condition("thick", 1)}
 
 
+# ------------------------------------------------------------------------------------------------------- what ships
+
+SHIPPED_TABLES = sorted(folder for folder in lab.RECORDED.glob("*/*") if folder.is_dir())
+
+
+@pytest.mark.parametrize("folder", SHIPPED_TABLES, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_recorded_results_are_those_of_the_tables_as_they_are(folder, tmp_path):
+    scale, records = folder.parent.name, load_records(folder)
+    made = TABLES[folder.name](SCALES[scale])
+    rows = {row.name: row for row in made.rows}
+    for record in records:
+        assert (record.table, record.scale) == (folder.name, scale)
+        row = rows[record.row]
+        assert record.settings == lab.differing(Run(made, row, record.seed, scale, tmp_path, None).settings)
+        assert list(record.scores) == [condition.name(row.settings.data.size) for condition in made.conditions]
+        assert all(len(values) == made.count for score in record.scores.values() for values in score.values())
+        assert record.commit and not record.commit.endswith("+")
+    seeds = {row: {record.seed for record in runs} for row, runs in lab.by_row(records).items()}
+    assert seeds.keys() == rows.keys() and all(len(found) >= 3 for found in seeds.values())
+    assert (folder / f"{folder.name}.md").read_text() == lab.table(records, markdown=True)
+
+
 # -------------------------------------------------------------------------------------------------------- command line
 
 
