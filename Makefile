@@ -48,7 +48,7 @@ nbgrader: .venv  # nbgrader itself grades two exported chapters; its points must
 colab: .venv  # Colab's versions, the package fetched by the chapters' own first cell
 	$(BIN)/python -m venv build/colab
 	build/colab/bin/python -m pip install --quiet torch==2.13.0 -r tests/colab.txt
-	OMP_NUM_THREADS=1 build/colab/bin/python tests/colab_run.py build/colab-run 02 04 05 10 11 13
+	OMP_NUM_THREADS=1 build/colab/bin/python tests/colab_run.py build/colab-run 02 04 05 10 11 12 13
 
 lint: .venv
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
