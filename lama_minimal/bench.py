@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lama_minimal.authors import load_reference
-from lama_minimal.checkpoint import TrainingState, pick_device, save_generator
+from lama_minimal.checkpoint import TrainingState, pick_device
 from lama_minimal.config import PRESETS, UserError
 from lama_minimal.data import Batch, Files, TrainingData, augment, collate
 from lama_minimal.evaluate import photographs
@@ -372,18 +372,16 @@ def measure_strategy(
 
 
 def _fill_once(preset: str, side: int, contender: str, folder: str | None) -> None:
-    """Load a model and fill one picture as a whole, in a process of its own."""
+    """Fill one picture as a whole, in a process of its own."""
     settings = PRESETS[preset].generator
     if contender == "reference":
         network = Reference(folder).generator(settings.blocks).eval()
         with torch.no_grad():
             network(benchmark_input(side, torch.device("cpu")))
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        save_generator(build_generator(**asdict(settings)), settings, Path(scratch, "model"))
-        inpainter = Inpainter.load(Path(scratch, "model"), "cpu", contender)
+    generator = build_generator(**asdict(settings))
     sample = photographs(side)[0]
-    inpainter.fill(sample.image, sample.mask, strategy="whole")
+    Inpainter(generator, device="cpu", precision=contender).fill(sample.image, sample.mask, strategy="whole")
 
 
 def _step_once(preset: str, batch_size: int, contender: str, folder: str | None) -> None:

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from lama_minimal import metrics, viz
-from lama_minimal.checkpoint import load_generator, load_loss_network, pick_device
+from lama_minimal.checkpoint import load_loss_network, pick_device
 from lama_minimal.classical import BASELINES, Inpaint
 from lama_minimal.config import UserError
 from lama_minimal.data import EvaluationSample, Files, evaluation_set, open_images
@@ -613,7 +613,7 @@ def _network(model: str, device: str | None) -> tuple[str, Inpainter]:
     """A short label for a model, without the folders it lies in, and the model."""
     path = Path(model).resolve()
     label = f"{path.parent.name}/{path.name}" if path.name in ("best", "last") else path.name
-    return label, Inpainter(load_generator(model), device=device)
+    return label, Inpainter.load(model, device)
 
 
 def evaluate_model(

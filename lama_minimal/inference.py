@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -341,16 +340,7 @@ class Inpainter:
         Raises:
             UserError: no such model, an unusable file, or unknown precision.
         """
-        inpainter = cls(load_generator(model), device=device, name=str(model), precision=precision)
-        if isinstance(inpainter.network, FastGenerator):
-            inpainter._source = model
-            del inpainter.generator  # its fast form has all the weights: no need to hold them twice
-        return inpainter
-
-    @cached_property
-    def generator(self) -> nn.Module:
-        """The network that the fast form was made from, which refinement needs; a loaded one is read again for it."""
-        return load_generator(self._source).eval().to(self.device)
+        return cls(load_generator(model), device=device, name=str(model), precision=precision)
 
     def __call__(
         self,
@@ -436,7 +426,7 @@ class Inpainter:
         Raises:
             UserError: the network is none that can be refined.
         """
-        if not isinstance(self.network, FastGenerator):
+        if self.network is self.generator:
             raise UserError("only LaMa's generators can be refined: leave refinement out")
         settings = Refinement(least_side=2 * self.generator.training_size)
         return refine_prediction(self.generator, image.to(self.device), mask.to(self.device), settings)
