@@ -10,7 +10,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from skimage.restoration import denoise_tv_chambolle, inpaint_biharmonic
+from skimage import restoration
 
 Inpaint = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(picture (H, W, 3) uint8, mask (H, W) bool) → filled picture (H, W, 3) uint8."""
@@ -86,7 +86,7 @@ def biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
 
     def solve(x: np.ndarray, hole: np.ndarray) -> np.ndarray:
-        surface = inpaint_biharmonic(x.astype(np.float64) / 255, hole, channel_axis=-1)
+        surface = restoration.inpaint_biharmonic(x.astype(np.float64) / 255, hole, channel_axis=-1)
         return np.rint(surface.clip(0, 1) * 255).astype(np.uint8)
 
     return _fill(image, mask, solve)
@@ -310,7 +310,7 @@ def decompose(picture: np.ndarray, weight: float = 40) -> tuple[np.ndarray, np.n
     Returns:
         The structure, (H, W, 3) uint8, and the texture, (H, W, 3) int16; their sum is the picture, rounded.
     """
-    structure = _bytes(255 * denoise_tv_chambolle(picture / 255, weight / 255, channel_axis=-1))
+    structure = _bytes(255 * restoration.denoise_tv_chambolle(picture / 255, weight / 255, channel_axis=-1))
     return structure, _bytes(picture).astype(np.int16) - structure
 
 

@@ -12,13 +12,13 @@ Shape letters: B batch, N and M pictures of two sets, D features of each.
 
 import warnings
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lama_minimal.config import UserError
+from lama_minimal.metrics import from_torchmetrics
 from lama_minimal.perceptual import PerceptualNetwork
 
 Extractor = Callable[[Tensor], Tensor]
@@ -34,26 +34,13 @@ LEAST_SPARE = 2
 # --------------------------------------------------------------------------------------------------------- extractors
 
 
-def _from_torchmetrics(module: str, name: str) -> Any:
-    """A class of torchmetrics.
-
-    Raises:
-        UserError: torch-fidelity is installed without torchvision, which it imports.
-    """
-    try:
-        return getattr(import_module(f"torchmetrics.{module}"), name)
-    except ImportError as error:
-        fix = "pip install torchvision, or pip uninstall torch-fidelity"
-        raise UserError(f"torchmetrics cannot load {name} ({error}): {fix}") from error
-
-
 def inception(device: torch.device | str = "cpu") -> Extractor:
     """The 2048 features of the original's FID: Inception v3 with the weights of the TensorFlow port.
 
     Raises:
         UserError: the extra ``metrics`` is not installed, or the weights cannot be downloaded.
     """
-    kind = _from_torchmetrics("image.fid", "NoTrainInceptionV3")
+    kind = from_torchmetrics("image.fid", "NoTrainInceptionV3")
     try:
         network = kind(name="inception-v3-compat", features_list=["2048"]).to(device)
     except ModuleNotFoundError as error:
@@ -112,7 +99,7 @@ def lpips(device: torch.device | str = "cpu") -> Callable[[Tensor, Tensor], Tens
     Raises:
         UserError: the extra ``metrics`` is not installed, or the weights cannot be downloaded.
     """
-    kind = _from_torchmetrics("image.lpip", "LearnedPerceptualImagePatchSimilarity")
+    kind = from_torchmetrics("image.lpip", "LearnedPerceptualImagePatchSimilarity")
     try:
         metric = kind(net_type="vgg", normalize=True).to(device)
     except (ModuleNotFoundError, RuntimeError) as error:  # torchvision may be there and not fit
@@ -157,7 +144,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
         real: (N, D), N at least 2.
         fake: (M, D), M at least 2.
     """
-    kind = _from_torchmetrics("image.fid", "FrechetInceptionDistance")
+    kind = from_torchmetrics("image.fid", "FrechetInceptionDistance")
     return max(0.0, float(_computed(kind(feature=_Features(real.shape[1])), real.double(), fake.double())))
 
 
@@ -178,7 +165,7 @@ def kernel_distance(
     Returns:
         Mean over the subsets, and their standard deviation (which is no error of the mean: subsets overlap).
     """
-    kind = _from_torchmetrics("image.kid", "KernelInceptionDistance")
+    kind = from_torchmetrics("image.kid", "KernelInceptionDistance")
     size = min(subset_size, len(real), len(fake))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that features are kept in memory, where they are already

@@ -8,7 +8,8 @@ the hole, and the gradient at what they cannot see: a blur has a small error and
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lama_minimal.config import UserError
-
-try:
-    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-except ImportError as error:
-    # torchmetrics imports torch-fidelity where it is installed, and torch-fidelity torchvision.
-    raise UserError(
-        f"torchmetrics cannot be imported ({error}): pip install torchvision, or pip uninstall torch-fidelity"
-    ) from error
 
 BORDER_WIDTH = 2
 """Width of the band that counts as the hole's border, pixels."""
@@ -33,6 +26,19 @@ HIGHEST_PSNR = 100.0
 
 SSIM_WINDOW = 11
 """Side of SSIM's Gaussian window (σ = 1.5), pixels."""
+
+
+def from_torchmetrics(module: str, name: str) -> Any:
+    """A function or class of torchmetrics, imported when it is first needed: importing it takes as long as torch.
+
+    Raises:
+        UserError: torch-fidelity is installed without torchvision: torchmetrics imports the one, that the other.
+    """
+    try:
+        return getattr(import_module(f"torchmetrics.{module}"), name)
+    except ImportError as error:
+        fix = "pip install torchvision, or pip uninstall torch-fidelity"
+        raise UserError(f"torchmetrics cannot load {name} ({error}): {fix}") from error
 
 
 def _mean_inside(values: Tensor, region: Tensor) -> Tensor:
@@ -133,7 +139,8 @@ def ssim(composite: Tensor, image: Tensor) -> Tensor:
     missing = (0, max(0, SSIM_WINDOW - width), 0, max(0, SSIM_WINDOW - height))
     if any(missing):
         composite, image = (F.pad(x, missing, mode="replicate") for x in (composite, image))
-    _, everywhere = structural_similarity_index_measure(
+    similarity = from_torchmetrics("functional.image", "structural_similarity_index_measure")
+    _, everywhere = similarity(
         composite, image, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
     )  # (B, 3, H, W)
     reach = SSIM_WINDOW // 2
@@ -150,8 +157,8 @@ def psnr(composite: Tensor, image: Tensor) -> Tensor:
     Returns:
         (B,) dB.
     """
-    values = peak_signal_noise_ratio(composite, image, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    return values.clamp(max=HIGHEST_PSNR)
+    ratio = from_torchmetrics("functional.image", "peak_signal_noise_ratio")
+    return ratio(composite, image, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(max=HIGHEST_PSNR)
 
 
 # ---------------------------------------------------------------------------------------------------- uncertainty

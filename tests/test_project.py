@@ -24,7 +24,7 @@ LAYERS = [
     "cli",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
-WITHIN = {("masks", "config"), ("classical", "config"), ("shards", "download")}
+WITHIN = {("masks", "config"), ("classical", "config"), ("shards", "download"), ("distances", "metrics")}
 METHOD = "fourier models perceptual masks losses steps train".split()
 
 
