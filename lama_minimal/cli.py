@@ -356,7 +356,10 @@ def run_ablate(arguments: Ablate) -> None:
     """Carry out a table's runs, and print the table or the comparison."""
     from lama_minimal.ablate import RECORDED, SCALES, TABLES, ablate, compare, comparison, load_records, table
 
-    recorded = load_records(RECORDED / arguments.scale / arguments.table) if arguments.compare else []  # fails early
+    shipped = RECORDED / arguments.scale / arguments.table
+    if arguments.compare and not shipped.is_dir():
+        raise UserError(f"no records of {arguments.table} at scale {arguments.scale} ship: leave --compare out")
+    recorded = load_records(shipped) if arguments.compare else []
     asked = TABLES[arguments.table](SCALES[arguments.scale])
     records = ablate(
         asked,

@@ -460,7 +460,7 @@ def test_a_whole_table_is_small():
 
 # ------------------------------------------------------------------------------------------------------- what ships
 
-SHIPPED = [("cpu", name) for name in ("convolutions", "masks", "perceptual", "blocks")]
+SHIPPED = [("cpu", name) for name in ("convolutions", "masks", "perceptual", "blocks", "beyond")]
 SHIPPED += [("notebook", "convolutions"), ("notebook", "masks")]
 
 
