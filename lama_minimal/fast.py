@@ -63,11 +63,12 @@ class FastGenerator(nn.Module):
         """Map the (B, 4, H, W) input to a prediction (B, 3, H, W) in [0, 1], float32; sides as for the generator."""
         rows = max(1, STRIP_PIXELS // (x.shape[0] * x.shape[3]))
         features = in_strips(self.encoder, x, rows, self.precision)
-        if self.widths is None:
-            features = self.trunk(features)
-        else:
-            branches = self.trunk(tuple(part if part.shape[1] else None for part in features.split(self.widths, dim=1)))
-            features = torch.cat([branch for branch in branches if branch is not None], dim=1)
+        if self.widths is not None:
+            features = tuple(part if part.shape[1] else None for part in features.split(self.widths, dim=1))
+        for block in self.trunk:  # no name here keeps the input of a block beyond the block
+            features = block(features)
+        if self.widths is not None:
+            features = torch.cat([branch for branch in features if branch is not None], dim=1)
         return torch.sigmoid_(in_strips(self.decoder, features, rows, torch.float32))
 
 
