@@ -240,31 +240,52 @@ def test_painting_goes_on_while_the_kernel_works_and_python_can_paint_too(notebo
     np.testing.assert_array_equal(np.asarray(Image.open(download.value.path())) > 0, np.hypot(x - 100, y - 100) < 50)
 
 
-def test_a_stroke_on_a_large_photograph_is_fast_and_small(notebook):
+COUNT_PIXELS = """
+() => {
+  const put = CanvasRenderingContext2D.prototype.putImageData;
+  window.drawn = 0;
+  CanvasRenderingContext2D.prototype.putImageData = function (image, ...place) {
+    window.drawn += image.width * image.height;
+    return put.call(this, image, ...place);
+  };
+}
+"""
+
+
+def test_a_stroke_on_a_large_photograph_is_little_work_and_few_bytes(notebook):
+    """What a stroke costs is counted in bytes sent and pixels drawn, and does not grow with the strokes before it.
+
+    Its milliseconds are only printed (`-s`): they depend on who else uses the machine.
+    """
     size = 3000, 4000
     opened = notebook(PAINTER.format(*size, ""))
     hand, page = Hand(opened, size), opened.page
     rng = np.random.default_rng(0)
-    sizes = []
-    for _ in range(5):
-        start = len(opened.traffic)
-        hand.stroke(*rng.uniform((200, 200), (3800, 2800), (5, 2)))
+    page.evaluate(COUNT_PIXELS)
+
+    def cost(*path) -> tuple[int, int]:
+        start, drawn = len(opened.traffic), page.evaluate("window.drawn")
+        hand.stroke(*path)
         opened.run("pass")
-        sizes.append(sum(opened.traffic[start:]))
+        return sum(opened.traffic[start:]), page.evaluate("window.drawn") - drawn
+
+    path = (500, 500), (3500, 2500)
+    costs = [cost(*path)]
+    for _ in range(4):
+        costs.append(cost(*rng.uniform((200, 200), (3800, 2800), (5, 2))))
     opened.run(
         "painter.strokes = painter.strokes + [dict(tool='brush', size=200, points=p)"
         " for p in np.random.default_rng(1).uniform(100, 2900, (95, 12, 2)).round(1).tolist()]"
     )
     check(opened, opened.mask())
-    start = len(opened.traffic)
-    hand.stroke((500, 500), (3500, 2500))
-    opened.run("pass")
-    sizes.append(sum(opened.traffic[start:]))
+    costs.append(cost(*path))
     spent = page.evaluate("performance.getEntriesByName('lama-stroke').map(({ detail }) => detail.spent)")
+    print(f"(bytes, pixels) of a stroke: {costs}; ms of a stroke: {[round(each) for each in spent]}")
     assert len(spent) == 6
-    print(f"bytes of a stroke: most {max(sizes)}; ms of a stroke: {[round(each) for each in spent]}")
-    assert max(sizes) < 20_000
-    assert np.median(spent) < 100 and spent[-1] < 100  # the median: others use this machine, too
+    assert max(sent for sent, _ in costs) < 20_000
+    (_, first), (_, last) = costs[0], costs[-1]
+    assert 0 < first < 3000 * 4000 / 2  # far from the whole mask for every move of the hand
+    assert last < 1.5 * first  # how many moves the browser reports varies a little
 
 
 def test_live_inpainting_fills_what_was_painted(notebook, tmp_path):
