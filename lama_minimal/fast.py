@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lama_minimal.fourier import Branches, FFCBlock, FFCResidual, SpectralTransform, project_hermitian
+from lama_minimal.kernels import Bank, Kernel, Linear, make_bank
 from lama_minimal.models import ColourConv, FourierGenerator, Generator, ResidualBlock
 
 STRIP_PIXELS = 2**16
@@ -115,49 +116,9 @@ def fold(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d | None) -> t
     )
 
 
-def can_pack(weight: Tensor) -> bool:
-    """Whether weights can be packed for the processor: on a CPU, by oneDNN, which also fuses what follows."""
-    return weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-
-
-class Kernel(nn.Module):
-    """Weights ready for the processor: ``relu(conv(x) + add)``, without padding."""
-
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        precision: torch.dtype,
-        relu: bool,
-        stride: int = 1,
-        dilation: int = 1,
-    ) -> None:
-        """Pack the weights; ``relu`` says whether a ReLU follows."""
-        super().__init__()
-        self.relu = relu
-        self.place = [stride] * 2, [0, 0], [dilation] * 2, 1  # stride, padding, dilation, groups
-        self.packed = can_pack(weight)
-        self.bias = None if bias is None else nn.Buffer(bias.detach().to(precision))
-        weight = weight.detach().to(precision).contiguous()
-        if self.packed:  # no buffer: its layout is the processor's own
-            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                weight.to_mkldnn(), [0, 0], [stride] * 2, [dilation] * 2, 1
-            )
-        else:
-            self.weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))
-
-    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """Map (B, C, H, W) to (B, C_out, h, w); ``add`` has the output's shape."""
-        if not self.packed:
-            y = F.conv2d(x, self.weight, self.bias, *self.place)
-            y = y if add is None else y.add_(add)
-            return y.relu_() if self.relu else y
-        stride, padding, dilation, groups = self.place
-        pointwise, place = torch.ops.mkldnn._convolution_pointwise, (padding, stride, dilation, groups)
-        if add is None:
-            return pointwise(x, self.weight, self.bias, *place, "relu" if self.relu else "none", [], "")
-        unary = "relu" if self.relu else None
-        return pointwise.binary(x, add, self.weight, self.bias, *place, "add", 1.0, unary, [], "")
+def border(conv: nn.Conv2d) -> str:
+    """How a convolution's border is filled, in the words of :func:`torch.nn.functional.pad`."""
+    return "reflect" if conv.padding_mode == "reflect" else "constant"
 
 
 class Conv(nn.Module):
@@ -169,7 +130,6 @@ class Conv(nn.Module):
         norms: Sequence[nn.BatchNorm2d | None],
         precision: torch.dtype,
         relu: bool,
-        bias: bool = True,
     ) -> None:
         """Take over convolutions of one shape that read the same input; their outputs are stacked.
 
@@ -178,17 +138,16 @@ class Conv(nn.Module):
             norms: what follows each.
             precision: of the weights.
             relu: whether a ReLU follows.
-            bias: ``False`` where another summand already brings the shift of the norm.
         """
         super().__init__()
         parts = [fold(conv, norm) for conv, norm in zip(convs, norms, strict=True) if conv is not None]
         weight = torch.cat([weight for weight, _ in parts])
-        shift = torch.cat([shift for _, shift in parts]) if bias else None
+        shift = torch.cat([shift for _, shift in parts])
         first = next(conv for conv in convs if conv is not None)
         self.precision = precision
         self.stride, self.padding, dilation = first.stride[0], first.padding[0], first.dilation[0]
         self.extent = (first.kernel_size[0] - 1) * dilation + 1
-        self.mode = "reflect" if first.padding_mode == "reflect" else "constant"
+        self.mode = border(first)
         self.kernel = Kernel(weight, shift, precision, relu, self.stride, dilation)
 
     def height(self, rows: int) -> int:
@@ -207,10 +166,6 @@ class Conv(nn.Module):
             max(0, min(first, mirrored_above) if last > height else first),
             min(height, max(last, mirrored_below) if first < 0 else last),
         )
-
-    def pad(self, x: Tensor) -> Tensor:
-        """A whole feature map with its border."""
-        return F.pad(x, (self.padding,) * 4, mode=self.mode)
 
     def forward(self, x: Tensor, given: Rows, wanted: Rows, height: int) -> Tensor:
         """Compute the wanted rows of the output from the given rows of an input that has ``height`` rows."""
@@ -264,29 +219,6 @@ class UpConv(nn.Module):
 # --------------------------------------------------------------------------------------------------------------- trunk
 
 
-class Linear(nn.Module):
-    """A 1×1 convolution with channels innermost, a product with a matrix: ``relu(x · weightᵀ + bias)``."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, precision: torch.dtype, relu: bool) -> None:
-        """Take over the (C_out, C, 1, 1) weight; ``relu`` says whether a ReLU follows."""
-        super().__init__()
-        self.relu = "relu" if relu else "none"
-        self.bias = None if bias is None else nn.Buffer(bias.detach().to(precision))
-        weight = weight.detach()[:, :, 0, 0].to(precision).contiguous()
-        self.packed = can_pack(weight)
-        if self.packed:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
-        else:
-            self.weight = nn.Buffer(weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (…, C) to (…, C_out)."""
-        if self.packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.relu, [], "")
-        y = F.linear(x, self.weight, self.bias)
-        return y.relu_() if self.relu == "relu" else y
-
-
 class FastSpectralTransform(nn.Module):
     """:class:`~lama_minimal.fourier.SpectralTransform`, channels innermost."""
 
@@ -325,35 +257,25 @@ class FastFFC(nn.Module):
     """:class:`~lama_minimal.fourier.FFCBlock`: paths into the same branch add up inside the convolutions."""
 
     def __init__(self, block: FFCBlock, precision: torch.dtype) -> None:
-        """Take over the paths that are there; shift and ReLU come with the last one of each branch."""
+        """Take over the paths that are there."""
         super().__init__()
-        ffc, local_norm, global_norm = block.ffc, block.local_norm, block.global_norm
-
-        def conv(path: nn.Conv2d | None, norm: nn.BatchNorm2d, last: bool) -> Conv | None:
-            return None if path is None else Conv([path], [norm], precision, relu=last, bias=last)
-
-        self.local_to_local = conv(ffc.local_to_local, local_norm, last=ffc.global_to_local is None)
-        self.global_to_local = conv(ffc.global_to_local, local_norm, last=True)
+        ffc, norms = block.ffc, (block.local_norm, block.global_norm)
+        convs = {(0, 0): ffc.local_to_local, (0, 1): ffc.local_to_global, (1, 0): ffc.global_to_local}
+        there = {place: conv for place, conv in convs.items() if conv is not None}
+        folded = {(source, target): fold(conv, norms[target]) for (source, target), conv in there.items()}
+        shifts = [next((shift for (_, to), (_, shift) in folded.items() if to == target), None) for target in (0, 1)]
+        paths = [(*place, weight) for place, (weight, _) in folded.items()]
+        mode = next((border(conv) for conv in there.values()), "reflect")
+        self.convolutions = make_bank(paths, shifts, precision, relu=True, mode=mode)
         self.global_to_global = None
         if ffc.global_to_global is not None:
             last = ffc.local_to_global is None
-            self.global_to_global = FastSpectralTransform(ffc.global_to_global, global_norm, precision, last)
-        self.local_to_global = conv(ffc.local_to_global, global_norm, last=True)
+            self.global_to_global = FastSpectralTransform(ffc.global_to_global, norms[1], precision, last)
 
     def forward(self, branches: Branches) -> Branches:
         """Map a pair of branches to a pair of branches of the same shapes."""
-        local, glob = branches
-        local_out = global_out = None
-        if local is not None:
-            padded = self.local_to_local.pad(local)
-            local_out = self.local_to_local.kernel(padded)
-        if glob is not None:
-            global_out = self.global_to_global(glob)
-        if local is not None and glob is not None:
-            global_out = self.local_to_global.kernel(padded, global_out)
-            del padded
-            local_out = self.global_to_local.kernel(self.global_to_local.pad(glob), local_out)
-        return local_out, global_out
+        spectral = None if branches[1] is None else self.global_to_global(branches[1])
+        return tuple(self.convolutions(branches, (None, spectral)))
 
 
 class FastFFCResidual(nn.Module):
@@ -377,13 +299,18 @@ class FastResidual(nn.Module):
         """Take over both convolutions."""
         super().__init__()
         first, first_norm, _, second, second_norm = block.body
-        self.first = Conv(first.convs, [first_norm], precision, relu=True)
-        self.second = Conv(second.convs, [second_norm], precision, relu=False)
+        self.first = self.bank(first.convs[0], first_norm, precision, relu=True)
+        self.second = self.bank(second.convs[0], second_norm, precision, relu=False)
+
+    @staticmethod
+    def bank(conv: nn.Conv2d, norm: nn.BatchNorm2d, precision: torch.dtype, relu: bool) -> Bank:
+        """A bank of one convolution."""
+        weight, shift = fold(conv, norm)
+        return make_bank([(0, 0, weight)], [shift], precision, relu, border(conv), conv.dilation[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
-        inner = self.first.kernel(self.first.pad(x))
-        return self.second.kernel(self.second.pad(inner), x)
+        return self.second(self.first([x], [None]), [x])[0]
 
 
 def fast_residual(block: ResidualBlock, precision: torch.dtype) -> nn.Module:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lama_minimal import fast
+from lama_minimal import fast, kernels
 from lama_minimal.fast import FastGenerator
 from lama_minimal.models import FourierGenerator, ResidualGenerator
 
@@ -33,8 +33,14 @@ def trained_looking(generator: nn.Module) -> nn.Module:
     return generator
 
 
+@pytest.fixture(params=["direct", "winograd"])
+def algorithm(request, monkeypatch):
+    least = 1 if request.param == "winograd" else 10**6
+    monkeypatch.setattr(kernels, "LEAST_CHANNELS", dict.fromkeys(kernels.LEAST_CHANNELS, least))
+
+
 @pytest.fixture(params=GENERATORS)
-def generator(request):
+def generator(request, algorithm):
     torch.manual_seed(3)
     return trained_looking(GENERATORS[request.param]())
 
@@ -43,6 +49,7 @@ def generator(request):
 @pytest.mark.parametrize("strip_pixels", [1, 5000, 2**20])
 def test_same_numbers_in_strips_of_any_height(generator, size, strip_pixels, monkeypatch):
     monkeypatch.setattr(fast, "STRIP_PIXELS", strip_pixels)
+    monkeypatch.setattr(kernels, "STRIP_POSITIONS", strip_pixels // 64)
     x = torch.rand(2, 4, *size)
     with torch.no_grad():
         expected = generator(x)
@@ -96,3 +103,44 @@ def test_large_feature_maps_never_exist_as_a_whole(monkeypatch):
         layer.register_forward_hook(watch)
     network(torch.rand(1, 4, 512, 64))
     assert largest < 8 * 512 * 64 / 8  # an eighth of one feature map at full size
+
+
+@pytest.mark.parametrize("height, width", [(2, 2), (3, 9), (4, 5), (7, 6), (16, 8), (33, 4)])
+@pytest.mark.parametrize("mode", ["reflect", "constant"])
+@pytest.mark.parametrize("precision, error", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_bank_of_convolutions(algorithm, height, width, mode, precision, error, relu, monkeypatch):
+    """Two inputs, two outputs and one that is only handed on, against PyTorch's convolution in float64."""
+    monkeypatch.setattr(kernels, "STRIP_POSITIONS", 40)
+    random = torch.Generator().manual_seed(height)
+    inputs = [torch.randn(2, channels, height, width, generator=random).double() for channels in (5, 3)]
+    added, handed_on = (torch.randn(2, channels, height, width, generator=random).double() for channels in (4, 2))
+    weights = {place: torch.randn(*size, 3, 3, generator=random) / 7 for place, size in
+               {(0, 0): (6, 5), (0, 1): (4, 5), (1, 0): (6, 3)}.items()}  # fmt: skip
+    shift = torch.randn(6, generator=random)
+    padded = [torch.nn.functional.pad(x, (1, 1, 1, 1), mode) for x in inputs]
+    sums = [torch.nn.functional.conv2d(padded[0], weights[0, target].double()) for target in (0, 1)]
+    sums[0] += torch.nn.functional.conv2d(padded[1], weights[1, 0].double()) + shift[:, None, None]
+    sums[1] += added
+    expected = [each.relu() if relu else each for each in sums]
+
+    paths = [(*place, weight) for place, weight in weights.items()]
+    bank = kernels.make_bank(paths, [shift, None, None], precision, relu, mode)
+    with torch.no_grad():
+        given = [x.to(precision, memory_format=torch.channels_last) for x in (*inputs, added, handed_on)]
+        results = bank(given[:2], [None, given[2], given[3]])
+    assert results[2] is given[3]
+    for result, wanted in zip(results[:2], expected, strict=True):
+        assert result.dtype == precision and result.is_contiguous(memory_format=torch.channels_last)
+        assert (result.double() - wanted).square().mean().sqrt() < error * wanted.std()
+    for x, y in zip(given, (*inputs, added, handed_on), strict=True):
+        assert torch.equal(x, y.to(precision))  # what was given is as it was
+
+
+def test_wide_convolutions_multiply_less():
+    """Half the multiplications in float32, two thirds in bfloat16, counted in the weights of all kernels."""
+    for precision, share in ((torch.float32, 6 * 3 / (4 * 9)), (torch.bfloat16, 4 * 3 / (2 * 9))):
+        bank = kernels.make_bank([(0, 0, torch.zeros(128, 128, 3, 3))], [None], precision, False, "reflect")
+        rows = bank.rule.rows
+        taken = sum(kernel.weight.numel() for group in bank.kernels for kernel in group) / rows
+        assert taken == share * 9 * 128 * 128
