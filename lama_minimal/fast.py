@@ -242,12 +242,12 @@ class FastSpectralTransform(nn.Module):
         spectrum = torch.view_as_complex(mixed.unflatten(3, (-1, 2)))
         own_mirror = spectrum.permute(0, 3, 1, 2)[..., :: width // 2 if width % 2 == 0 else width]
         own_mirror.copy_(project_hermitian(own_mirror, own_mirror.shape[-1]))
-        return torch.fft.irfft2(spectrum, s=(height, width), dim=(1, 2), norm="ortho").contiguous()
+        return torch.fft.irfft2(spectrum, s=(height, width), dim=(1, 2), norm="ortho")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, H, W)."""
         x = self.reduce(x.permute(0, 2, 3, 1))
-        mixed = self.fourier_unit(x).add_(x)
+        mixed = x + self.fourier_unit(x)
         if self.local_fourier_unit is not None:
             mixed.add_(self.local_fourier_unit(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return self.expand(mixed.to(x.dtype)).permute(0, 3, 1, 2)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STRIP_POSITIONS = 2**13
+STRIP_POSITIONS = 2**12
 """Pixels of a strip in which :class:`WinogradBank` works: enough for full speed, few enough to cost no memory."""
 
 LEAST_CHANNELS = {torch.float32: 64, torch.bfloat16: 128}
