@@ -386,8 +386,8 @@ def run_models(arguments: Models) -> None:
 
     for name, card in shipped_generators().items():
         megabytes = (SHIPPED / name / GENERATOR).stat().st_size / 1e6
-        default = ", the default" if name == DEFAULT_MODEL else ""
-        print(f"{name}  (ships, {megabytes:.1f} MB, {card['licence']}{default})")
+        default = "the default, " if name == DEFAULT_MODEL else ""
+        print(f"{name}  ({default}ships, {megabytes:.1f} MB, {card['licence']})")
         print(f"    inpainting; {card['data']}, {card['size']} pixels")
         print(f"    {card['summary']}")
     for card in sorted(SHIPPED.glob("*.json")):
@@ -540,8 +540,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             raise UserError(f"unknown command {name!r}; {suggest(name, COMMANDS)}")
         COMMANDS[name][1](_parse(name, arguments[1:]))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads, such as head, has read enough; nothing is left to flush at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except UserError as error:
         print(f"lama-minimal: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -175,18 +175,21 @@ class WinogradBank(Bank):
                 outputs[target] = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         step = max(rows, STRIP_POSITIONS // (batch * width) // rows * rows)
         for first in range(0, height, step):
-            last = min(first + step, height)
-            for target, sums in self.convolve(inputs, first, last).items():
-                self.rule.join(sums, outputs[target][:, :, first : first + rows * sums[0].shape[2]])
-                y = outputs[target][:, :, first:last]
-                if adds[target] is not None:
-                    y.add_(adds[target][:, :, first:last])
-                if self.relu:
-                    y.relu_()
+            self.strip(inputs, adds, outputs, first, min(first + step, height))
         for target, channels in enumerate(self.channels):
             if channels:
                 outputs[target] = outputs[target][:, :, :height].contiguous(memory_format=torch.channels_last)
         return outputs
+
+    def strip(self, inputs: Sequence[Tensor | None], adds: Sequence, outputs: Sequence, first: int, last: int) -> None:
+        """Write the outputs' rows from ``first`` to before ``last``."""
+        for target, sums in self.convolve(inputs, first, last).items():
+            self.rule.join(sums, outputs[target][:, :, first : first + self.rule.rows * sums[0].shape[2]])
+            y = outputs[target][:, :, first:last]
+            if adds[target] is not None:
+                y.add_(adds[target][:, :, first:last])
+            if self.relu:
+                y.relu_()
 
     def convolve(self, inputs: Sequence[Tensor | None], first: int, last: int) -> dict[int, list[Tensor]]:
         """What each output's rows from ``first`` to before ``last`` are sums of: lists of (B, C_j, n, W)."""

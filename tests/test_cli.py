@@ -235,3 +235,11 @@ def test_help_imports_nothing_heavy():
 def test_python_dash_m(capsys):
     done = subprocess.run([sys.executable, "-m", "lama_minimal"], capture_output=True, text=True)
     assert done.returncode == 0 and "inpaint" in done.stdout
+
+
+def test_a_reader_who_has_read_enough_sees_no_traceback():
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "lama_minimal", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
