@@ -274,6 +274,7 @@ def measure_training(
         steps = {} if reference is None else {"reference": _reference_step(preset, reference, batch, device)}
         steps |= {
             "ours, float32": our_step(preset, batch, device, "float32"),
+            "ours, float32, prediction judged again": our_step(preset, batch, device, "float32", reuse=True),
             "ours, bfloat16": our_step(preset, batch, device, "bfloat16"),
             "ours, bfloat16, prediction judged again": our_step(preset, batch, device, "bfloat16", reuse=True),
         }
