@@ -48,7 +48,7 @@ from lama_minimal.receptive_field import calibrate
 from lama_minimal.reference import Reference
 from lama_minimal.shards import Shards
 from lama_minimal.steps import discriminator_step, generator_step
-from lama_minimal.viz import draw_bars, method_colours, style
+from lama_minimal.viz import PALETTE, draw_bars, method_colours, style
 
 Row = dict[str, Any]
 """One line of a table: what was measured, and its numbers."""
@@ -604,15 +604,21 @@ def line(row: Row) -> str:
     return f"{what:38} {row['contender']:26} " + "; ".join(shown)
 
 
+COLOURS = method_colours(
+    ["ours, float32", "ours, bfloat16", "onnxruntime", "OpenVINO", "OpenVINO, bfloat16", "transforms", "network"]
+) | {"reference": PALETTE["grey"]}
+"""Of each contender, the same in all panels."""
+
+
 def save_figure(rows: Sequence[Row], path: Path) -> None:
     """Draw what can be drawn of the rows: ratios, memory, growth."""
     with plt.rc_context(style()):
         figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
         _draw_ratios(axes[0], [row for row in rows if row["part"] == "inference" and row.get("ratio", 1) != 1])
         memory = [row for row in rows if row["part"] == "memory" and "side" in row]
-        _draw_curves(axes[1], memory, "MiB", "peak memory, MiB")
+        _draw_curves(axes[1], memory, "MiB", "peak memory of the process, MiB")
         growth = [row for row in rows if row["part"] == "growth" and "side" in row]
-        _draw_curves(axes[2], growth, "seconds", "seconds")
+        _draw_curves(axes[2], growth, "seconds", "seconds, default precision")
         for axis in axes:
             axis.set_visible(axis.has_data())
         figure.savefig(path, dpi=110)
@@ -627,7 +633,7 @@ def _draw_ratios(axis: Axes, rows: Sequence[Row]) -> None:
     for row in rows:  # without the reference itself, which is 1
         group = groups.setdefault(f"{row['side']}²", {})
         group[row["contender"]] = row["ratio"], row["ratio low"], row["ratio high"]
-    draw_bars(axis, groups, method_colours(list(dict.fromkeys(row["contender"] for row in rows))))
+    draw_bars(axis, groups, {row["contender"]: COLOURS.get(row["contender"], PALETTE["black"]) for row in rows})
     axis.set_ylabel("times as fast as the authors' code")
     axis.set_ylim(0, 1.35 * axis.get_ylim()[1])  # room for the legend
     axis.legend(fontsize=7, ncols=2, loc="upper left")
@@ -639,12 +645,17 @@ def _draw_curves(axis: Axes, rows: Sequence[Row], name: str, label: str) -> None
         return
     for contender in dict.fromkeys(row["contender"] for row in rows):
         points = sorted((row["side"], row[name]) for row in rows if row["contender"] == contender)
-        axis.loglog(*zip(*points, strict=True), "o-", label=contender)
+        name_elsewhere = f"ours, {contender}" if contender in ("float32", "bfloat16") else contender
+        axis.loglog(*zip(*points, strict=True), "o-", label=name_elsewhere, color=COLOURS.get(name_elsewhere))
     sides = sorted({row["side"] for row in rows})
     most = max(row[name] for row in rows if row["side"] == sides[-1])
     axis.loglog(sides[-3:], [most * (side / sides[-1]) ** 2 for side in sides[-3:]], "k--", lw=1, label="∝ pixels")
     axis.set_xticks(sides, [f"{side}²" for side in sides], minor=False)
     axis.set_xticks([], minor=True)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    bottom, top = axis.get_ylim()
+    few = top < 100 * bottom  # powers of ten alone would be too few numbers
+    axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if few and f"{value:g}"[0] in "25" else "")
     axis.set_ylabel(label)
     axis.legend(fontsize=7)
 

@@ -388,7 +388,7 @@ def run_models(arguments: Models) -> None:
         megabytes = (SHIPPED / name / GENERATOR).stat().st_size / 1e6
         default = "the default, " if name == DEFAULT_MODEL else ""
         print(f"{name}  ({default}ships, {megabytes:.1f} MB, {card['licence']})")
-        print(f"    inpainting; {card['data']}, {card['size']} pixels")
+        print(f"    inpainting; {card['data']}")
         print(f"    {card['summary']}")
     for card in sorted(SHIPPED.glob("*.json")):
         values = json.loads(card.read_text(encoding="utf-8"))

@@ -117,11 +117,6 @@ def fold(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d | None) -> t
     )
 
 
-def border(conv: nn.Conv2d) -> str:
-    """How a convolution's border is filled, in the words of :func:`torch.nn.functional.pad`."""
-    return "reflect" if conv.padding_mode == "reflect" else "constant"
-
-
 class Conv(nn.Module):
     """A convolution of the encoder or the trunk, BatchNorm and, if asked for, ReLU."""
 
@@ -148,7 +143,7 @@ class Conv(nn.Module):
         self.precision = precision
         self.stride, self.padding, dilation = first.stride[0], first.padding[0], first.dilation[0]
         self.extent = (first.kernel_size[0] - 1) * dilation + 1
-        self.mode = border(first)
+        self.mode = "reflect" if first.padding_mode == "reflect" else "constant"
         self.kernel = Kernel(weight, shift, precision, relu, self.stride, dilation)
 
     def height(self, rows: int) -> int:
@@ -266,8 +261,7 @@ class FastFFC(nn.Module):
         folded = {(source, target): fold(conv, norms[target]) for (source, target), conv in there.items()}
         shifts = [next((shift for (_, to), (_, shift) in folded.items() if to == target), None) for target in (0, 1)]
         paths = [(*place, weight) for place, (weight, _) in folded.items()]
-        mode = next((border(conv) for conv in there.values()), "reflect")
-        self.convolutions = make_bank(paths, shifts, precision, relu=True, mode=mode)
+        self.convolutions = make_bank(paths, shifts, precision, relu=True)
         self.global_to_global = None
         if ffc.global_to_global is not None:
             last = ffc.local_to_global is None
@@ -294,7 +288,7 @@ class FastFFCResidual(nn.Module):
 
 
 class FastResidual(nn.Module):
-    """:class:`~lama_minimal.models.ResidualBlock` with one dilation."""
+    """:class:`~lama_minimal.models.ResidualBlock` without dilation."""
 
     def __init__(self, block: ResidualBlock, precision: torch.dtype) -> None:
         """Take over both convolutions."""
@@ -307,7 +301,7 @@ class FastResidual(nn.Module):
     def bank(conv: nn.Conv2d, norm: nn.BatchNorm2d, precision: torch.dtype, relu: bool) -> Bank:
         """A bank of one convolution."""
         weight, shift = fold(conv, norm)
-        return make_bank([(0, 0, weight)], [shift], precision, relu, border(conv), conv.dilation[0])
+        return make_bank([(0, 0, weight)], [shift], precision, relu)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
@@ -315,7 +309,7 @@ class FastResidual(nn.Module):
 
 
 def fast_residual(block: ResidualBlock, precision: torch.dtype) -> nn.Module:
-    """The fast form of a residual block; parallel dilated convolutions, only there for comparison, stay as they are."""
-    if len(block.body[0].convs) == 1:
+    """The fast form of a residual block; dilated convolutions, only there for comparison, stay as they are."""
+    if [conv.dilation for conv in block.body[0].convs] == [(1, 1)]:
         return FastResidual(block, precision)
     return copy.deepcopy(block).to(precision, memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ GENERATORS = {
     "local only": lambda: FourierGenerator(8, 1, global_ratio=0.0),
     "global only": lambda: FourierGenerator(8, 1, global_ratio=1.0),
     "regular": lambda: ResidualGenerator(8, 2),
+    "one dilation": lambda: ResidualGenerator(8, 2, dilations=(2,)),
     "dilated": lambda: ResidualGenerator(8, 2, dilations=(1, 2, 4, 8)),
 }
 
@@ -33,10 +34,19 @@ def trained_looking(generator: nn.Module) -> nn.Module:
     return generator
 
 
-@pytest.fixture(params=["direct", "winograd"])
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="without oneDNN all is plain")
+
+
+@pytest.fixture(
+    params=["plain", pytest.param("direct", marks=needs_onednn), pytest.param("winograd", marks=needs_onednn)]
+)
 def algorithm(request, monkeypatch):
+    """PyTorch's own convolutions, as on a GPU; packed ones; packed ones with fewer multiplications."""
+    if request.param == "plain":
+        monkeypatch.setattr(kernels, "can_pack", lambda *_: False)
     least = 1 if request.param == "winograd" else 10**6
     monkeypatch.setattr(kernels, "LEAST_CHANNELS", dict.fromkeys(kernels.LEAST_CHANNELS, least))
+    return request.param
 
 
 @pytest.fixture(params=GENERATORS)
@@ -106,10 +116,9 @@ def test_large_feature_maps_never_exist_as_a_whole(monkeypatch):
 
 
 @pytest.mark.parametrize("height, width", [(2, 2), (3, 9), (4, 5), (7, 6), (16, 8), (33, 4)])
-@pytest.mark.parametrize("mode", ["reflect", "constant"])
 @pytest.mark.parametrize("precision, error", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 @pytest.mark.parametrize("relu", [True, False])
-def test_a_bank_of_convolutions(algorithm, height, width, mode, precision, error, relu, monkeypatch):
+def test_a_bank_of_convolutions(algorithm, height, width, precision, error, relu, monkeypatch):
     """Two inputs, two outputs and one that is only handed on, against PyTorch's convolution in float64."""
     monkeypatch.setattr(kernels, "STRIP_POSITIONS", 40)
     random = torch.Generator().manual_seed(height)
@@ -118,14 +127,14 @@ def test_a_bank_of_convolutions(algorithm, height, width, mode, precision, error
     weights = {place: torch.randn(*size, 3, 3, generator=random) / 7 for place, size in
                {(0, 0): (6, 5), (0, 1): (4, 5), (1, 0): (6, 3)}.items()}  # fmt: skip
     shift = torch.randn(6, generator=random)
-    padded = [torch.nn.functional.pad(x, (1, 1, 1, 1), mode) for x in inputs]
+    padded = [torch.nn.functional.pad(x, (1, 1, 1, 1), "reflect") for x in inputs]
     sums = [torch.nn.functional.conv2d(padded[0], weights[0, target].double()) for target in (0, 1)]
     sums[0] += torch.nn.functional.conv2d(padded[1], weights[1, 0].double()) + shift[:, None, None]
     sums[1] += added
     expected = [each.relu() if relu else each for each in sums]
 
     paths = [(*place, weight) for place, weight in weights.items()]
-    bank = kernels.make_bank(paths, [shift, None, None], precision, relu, mode)
+    bank = kernels.make_bank(paths, [shift, None, None], precision, relu)
     with torch.no_grad():
         given = [x.to(precision, memory_format=torch.channels_last) for x in (*inputs, added, handed_on)]
         results = bank(given[:2], [None, given[2], given[3]])
@@ -137,10 +146,43 @@ def test_a_bank_of_convolutions(algorithm, height, width, mode, precision, error
         assert torch.equal(x, y.to(precision))  # what was given is as it was
 
 
+@needs_onednn
 def test_wide_convolutions_multiply_less():
     """Half the multiplications in float32, two thirds in bfloat16, counted in the weights of all kernels."""
     for precision, share in ((torch.float32, 6 * 3 / (4 * 9)), (torch.bfloat16, 4 * 3 / (2 * 9))):
-        bank = kernels.make_bank([(0, 0, torch.zeros(128, 128, 3, 3))], [None], precision, False, "reflect")
+        bank = kernels.make_bank([(0, 0, torch.zeros(128, 128, 3, 3))], [None], precision, False)
         rows = bank.rule.rows
         taken = sum(kernel.weight.numel() for group in bank.kernels for kernel in group) / rows
         assert taken == share * 9 * 128 * 128
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "sizes, precision, wanted",
+    [
+        ([(64, 64)], torch.float32, "WinogradBank"),
+        ([(63, 64)], torch.float32, "Bank"),
+        ([(64, 63)], torch.float32, "Bank"),
+        ([(64, 64), (64, 8)], torch.float32, "Bank"),
+        ([(127, 128)], torch.bfloat16, "Bank"),
+        ([(128, 128)], torch.bfloat16, "WinogradBank"),
+    ],
+)
+def test_only_wide_convolutions_take_the_trouble(sizes, precision, wanted, monkeypatch):
+    paths = [(index, 0, torch.zeros(*size, 3, 3)) for index, size in enumerate(sizes)]
+    assert type(kernels.make_bank(paths, [None], precision, False)).__name__ == wanted
+    monkeypatch.setattr(kernels, "can_pack", lambda *_: False)
+    assert type(kernels.make_bank(paths, [None], precision, False)).__name__ == "Bank"
+
+
+@needs_onednn
+def test_a_wide_bank_works_in_strips(monkeypatch):
+    monkeypatch.setattr(kernels, "STRIP_POSITIONS", 128)
+    bank = kernels.make_bank([(0, 0, torch.zeros(64, 64, 3, 3))], [None], torch.float32, False)
+    heights, convolve = [], bank.convolve
+    monkeypatch.setattr(
+        bank, "convolve", lambda x, first, last: heights.append(last - first) or convolve(x, first, last)
+    )
+    with torch.no_grad():
+        bank([torch.zeros(2, 64, 64, 8)], [None])
+    assert heights == [8] * 8  # rows of 2 · 8 pixels
