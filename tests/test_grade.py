@@ -2,6 +2,7 @@
 
 import csv
 import json
+import platform
 import re
 import sys
 import time
@@ -186,9 +187,10 @@ def double(x):
     return 0
 """
 FORKS = """\
-import os
+import os, time
+end = time.monotonic() + 2
 def double(x):
-    while True:
+    while time.monotonic() < end:
         try:
             os.fork()
         except OSError:
@@ -235,6 +237,32 @@ def test_attacks_earn_nothing_and_the_next_exercise_goes_on(grade, attack):
     assert said in json.dumps(record.exercises[0].tests) + record.exercises[0].reason
     assert time.monotonic() - began < 60
     assert not running("98765")
+
+
+LIBRARY = "library = ctypes.CDLL(None, use_errno=True)\ndef failed(): raise OSError(ctypes.get_errno(), 'the call')\n"
+CALLS = {
+    "os.fork()": "Errno 1]",
+    "os.posix_spawn('/bin/true', ['true'], {})": "Errno 1]",
+    "subprocess.run(['true'])": "Errno 1]",
+    "multiprocessing.get_context('spawn').Process().start()": "Errno 1]",
+    "library.syscall(57) < 0 and failed()": "Errno 1]",
+    "library.syscall(58) < 0 and failed()": "Errno 1]",
+    "library.syscall((1 << 30) + 57) < 0 and failed()": "Errno 1]",
+    "library.syscall(435, bytes(88), 88) < 0 and failed()": "Errno 38]",
+}
+
+
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="numbers of system calls")
+@pytest.mark.parametrize("call", CALLS)
+def test_the_kernel_refuses_every_process(grade, call):
+    record = grade(double=f"import ctypes, multiprocessing, os, subprocess\n{LIBRARY}def double(x): {call}")
+    assert points(record)[0] == 0 and CALLS[call] in json.dumps(record.exercises[0].tests), record
+
+
+def test_threads_are_no_processes(grade):
+    source = "from concurrent.futures import ThreadPoolExecutor\n"
+    double = f"{source}def double(x): return ThreadPoolExecutor(8).submit(lambda: x + x).result()"
+    assert points(grade(double=double)) == [5, 2]
 
 
 def running(words):
