@@ -60,24 +60,24 @@ PARTS = ("inference", "training", "strategy", "memory", "feeding", "shards", "gr
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds of one contender's turns."""
+class Turns:
+    """What each of one contender's turns took: seconds, or bytes."""
 
     turns: list[float]
 
     @property
     def median(self) -> float:
-        """Half of the turns were faster."""
+        """Half of the turns took less."""
         return statistics.median(self.turns)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """A quarter of the turns were faster than the first, a quarter slower than the second."""
+        """A quarter of the turns took less than the first, a quarter more than the second."""
         low, _, high = statistics.quantiles(self.turns, n=4) if len(self.turns) > 1 else [self.turns[0]] * 3
         return low, high
 
 
-def take_turns(contenders: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Timing]:
+def take_turns(contenders: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Turns]:
     """Time contenders in turns; a first round warms up. On a GPU its own clock is read."""
 
     def timed(run: Callable[[], object]) -> float:
@@ -98,13 +98,13 @@ def take_turns(contenders: dict[str, Callable[[], object]], rounds: int, device:
             seconds = timed(run)
             if turn:
                 turns[name].append(seconds)
-    return {name: Timing(seconds) for name, seconds in turns.items()}
+    return {name: Turns(seconds) for name, seconds in turns.items()}
 
 
-def ratio(slow: Timing, fast: Timing) -> tuple[float, float, float]:
+def ratio(slow: Turns, fast: Turns) -> tuple[float, float, float]:
     """How many times faster ``fast`` is: median and quartiles of the ratios of neighbouring turns."""
     ratios = [a / b for a, b in zip(slow.turns, fast.turns, strict=True)]
-    return statistics.median(ratios), *Timing(ratios).quartiles
+    return statistics.median(ratios), *Turns(ratios).quartiles
 
 
 class Convolution:
@@ -121,7 +121,7 @@ class Convolution:
         """Run it once."""
         return F.conv2d(self.x, self.weight)
 
-    def rate(self, timing: Timing) -> float:
+    def rate(self, timing: Turns) -> float:
         """Floating-point operations a second in the fastest quarter of the turns."""
         return self.FLOPS / timing.quartiles[0]
 
@@ -223,7 +223,7 @@ def measure_inference(
                     }  # fmt: skip
 
 
-def _times(timing: Timing, base: Timing | None) -> Row:
+def _times(timing: Turns, base: Turns | None) -> Row:
     """Seconds with spread, and the ratio to the reference with spread."""
     low, high = timing.quartiles
     row: Row = {"seconds": timing.median, "seconds low": low, "seconds high": high}
@@ -289,7 +289,7 @@ def measure_training(
             yield row | _on_gpu(steps[name], timing, device)
 
 
-def _on_gpu(step: Callable[[], object], timing: Timing, device: torch.device) -> Row:
+def _on_gpu(step: Callable[[], object], timing: Turns, device: torch.device) -> Row:
     """What only a GPU tells: the step's own peak memory and its rate; nothing on a CPU."""
     if device.type != "cuda":
         return {}
@@ -396,18 +396,22 @@ def _step_once(preset: str, batch_size: int, contender: str, folder: str | None)
     step(), step()
 
 
-def measure_memory(preset: str, sides: Sequence[int], folder: Path | None) -> Iterator[Row]:
+def measure_memory(preset: str, sides: Sequence[int], rounds: int, folder: Path | None) -> Iterator[Row]:
     """Peak memory of a whole process that fills one picture as a whole, or trains with two, on a CPU."""
     jobs = [({"side": side}, _fill_once, side, side <= 1024) for side in sides]
     for where, task, number, compared in [*jobs, ({"batch": 2}, _step_once, 2, True)]:
         names = ["float32", "bfloat16"]
         if folder is not None and compared:
             names.insert(0, "reference")
-        peaks = {name: peak_memory(task, preset, number, name, folder and str(folder)) for name in names}
+        peaks = {name: Turns([]) for name in names}
+        for _ in range(rounds if compared else 1):  # what the C library leaves unused between tensors is not the same
+            for name, peak in peaks.items():
+                peak.turns.append(peak_memory(task, preset, number, name, folder and str(folder)) / 2**20)
         for name, peak in peaks.items():
-            row: Row = {"part": "memory", "model": preset, **where, "contender": name, "MiB": peak / 2**20}
+            row: Row = {"part": "memory", "model": preset, **where, "contender": name, "MiB": peak.median}
+            row["MiB low"], row["MiB high"] = peak.quartiles
             if "reference" in peaks:
-                row["share of reference"] = peak / peaks["reference"]
+                row["share of reference"] = peak.median / peaks["reference"].median
             yield row
 
 
@@ -706,7 +710,7 @@ def bench(
         ],
         "training": lambda: [measure_training(preset, (10, 30) if gpu else (2,), rounds, theirs, place)],
         "strategy": lambda: [measure_strategy(preset, 2048, max(1, rounds // 3), theirs, place)],
-        "memory": lambda: [measure_memory(preset, (256, 512, 1024, 2048, 4096), reference)],
+        "memory": lambda: [measure_memory(preset, (256, 512, 1024, 2048, 4096), rounds, reference)],
         "feeding": lambda: [measure_feeding(rounds)],
         "shards": lambda: [measure_shards(4000, rounds)],
         "growth": lambda: [
