@@ -27,6 +27,8 @@ from lama_minimal.models import ColourConv, FourierGenerator, Generator, Residua
 
 STRIP_PIXELS = 2**16
 """Pixels of a strip at full size: its feature maps fit into a large cache."""
+TRANSFORM_ELEMENTS = 2**20
+"""Elements of the feature maps that are transformed at once."""
 
 Rows = tuple[int, int]
 """First row, and the row after the last."""
@@ -232,18 +234,24 @@ class FastSpectralTransform(nn.Module):
 
     def fourier_unit(self, x: Tensor) -> Tensor:
         """The Fourier unit: (B, H, W, C) to (B, H, W, C), float32."""
-        height, width = x.shape[1:3]
-        spectrum = torch.fft.rfft2(x.float(), dim=(1, 2), norm="ortho").contiguous()  # (B, H, K, C)
+        batch, height, width, channels = x.shape
+        some = max(1, TRANSFORM_ELEMENTS // x[..., 0].numel())  # channels at once: a transform copies its input twice
+        spectrum = x.new_empty(batch, height, width // 2 + 1, channels, dtype=torch.complex64)
+        for part, out in zip(x.split(some, dim=3), spectrum.split(some, dim=3), strict=True):
+            out.copy_(torch.fft.rfft2(part.float(), dim=(1, 2), norm="ortho"))
         mixed = self.mix(torch.view_as_real(spectrum).flatten(3).to(x.dtype)).float()  # re₀, im₀, re₁, im₁, …
         spectrum = torch.view_as_complex(mixed.unflatten(3, (-1, 2)))
         own_mirror = spectrum.permute(0, 3, 1, 2)[..., :: width // 2 if width % 2 == 0 else width]
         own_mirror.copy_(project_hermitian(own_mirror, own_mirror.shape[-1]))
-        return torch.fft.irfft2(spectrum, s=(height, width), dim=(1, 2), norm="ortho")
+        result = torch.empty_like(x, dtype=torch.float32)
+        for part, out in zip(spectrum.split(some, dim=3), result.split(some, dim=3), strict=True):
+            out.copy_(torch.fft.irfft2(part, s=(height, width), dim=(1, 2), norm="ortho"))
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, H, W)."""
         x = self.reduce(x.permute(0, 2, 3, 1))
-        mixed = x + self.fourier_unit(x)
+        mixed = self.fourier_unit(x).add_(x)
         if self.local_fourier_unit is not None:
             mixed.add_(self.local_fourier_unit(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return self.expand(mixed.to(x.dtype)).permute(0, 3, 1, 2)
@@ -305,7 +313,7 @@ class FastResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
-        return self.second(self.first([x], [None]), [x])[0]
+        return self.second(self.first([x], [None]), [None])[0].add_(x)
 
 
 def fast_residual(block: ResidualBlock, precision: torch.dtype) -> nn.Module:

@@ -415,10 +415,15 @@ class Inpainter:
 
     def _predict_array(self, rgb: np.ndarray, hole: np.ndarray, refine: bool) -> np.ndarray:
         """The prediction for uint8 (H, W, 3) and bool (H, W), rounded to uint8 (H, W, 3)."""
-        image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1)[None].float() / 255
+        image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1)[None].float().div_(255)
         mask = torch.from_numpy(np.ascontiguousarray(hole)).to(self.device)[None, None].float()
-        prediction = (self.predict_refined if refine else self.predict)(image, mask)[0].permute(1, 2, 0)
-        return (prediction * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        if refine:
+            prediction = self.predict_refined(image, mask)
+        else:
+            network_input = generator_input(image, mask)
+            del image, mask  # a large photograph's are not kept beside the feature maps
+            prediction = self._run(network_input)
+        return (prediction[0].permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
     def predict_refined(self, image: Tensor, mask: Tensor) -> Tensor:
         """As :meth:`predict`, for one picture, from coarse to fine, in float32.
@@ -448,9 +453,13 @@ class Inpainter:
         """
         if image.shape[-2:] != mask.shape[-2:]:
             raise ValueError(f"image {tuple(image.shape)} and mask {tuple(mask.shape)} differ in size")
-        height, width = image.shape[-2:]
+        return self._run(generator_input(image.to(self.device), mask.to(self.device)))
+
+    @torch.no_grad()
+    def _run(self, network_input: Tensor) -> Tensor:
+        """The prediction, (B, 3, H, W), for the generator's input, (B, 4, H, W), of any size."""
+        height, width = network_input.shape[-2:]
         padded = [-(-max(side, self.least_side) // self.multiple) * self.multiple for side in (height, width)]
-        network_input = generator_input(image.to(self.device), mask.to(self.device))
         try:
             prediction = self.network(pad_symmetric(network_input, *padded))
         except torch.OutOfMemoryError as error:

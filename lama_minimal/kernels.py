@@ -137,7 +137,7 @@ class Bank(nn.Module):
 
         Args:
             inputs: ``None`` where no path begins.
-            adds: a further summand of each output, or ``None``. Where no path ends, it is the output.
+            adds: a further summand of each output, used up, or ``None``. Where no path ends, it is the output.
         """
         outputs, padded, at = list(adds), None, None
         for (source, target), kernel in zip(self.ends, self.kernels, strict=True):
@@ -169,26 +169,21 @@ class WinogradBank(Bank):
         """As for every bank, in strips of rows: what the sums need then stays in the cache."""
         x, rows = inputs[self.ends[0][0]], self.rule.rows
         batch, _, height, width = x.shape
-        outputs = list(adds)
+        outputs = list(adds)  # what there is to add is replaced by the output: one large tensor less
         for target, channels in self.channels.items():
-            shape = batch, channels, -(-height // rows) * rows, width
-            outputs[target] = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+            if adds[target] is None:
+                outputs[target] = _new(x, batch, channels, height, width)
         step = max(rows, STRIP_POSITIONS // (batch * width) // rows * rows)
         for first in range(0, height, step):
             self.strip(inputs, adds, outputs, first, min(first + step, height))
-        for target in self.channels:
-            outputs[target] = outputs[target][:, :, :height].contiguous(memory_format=torch.channels_last)
         return outputs
 
     def strip(self, inputs: Sequence[Tensor | None], adds: Sequence, outputs: Sequence, first: int, last: int) -> None:
         """Write the outputs' rows from ``first`` to before ``last``."""
         for target, sums in self.convolve(inputs, first, last).items():
-            self.rule.join(sums, outputs[target][:, :, first : first + self.rule.rows * sums[0].shape[2]])
-            y = outputs[target][:, :, first:last]
-            if adds[target] is not None:
-                y.add_(adds[target][:, :, first:last])
-            if self.relu:
-                y.relu_()
+            y, out = self.rule.join(sums)[:, :, : last - first], outputs[target][:, :, first:last]
+            y = y if adds[target] is None else y.add_(out)
+            torch.clamp(y, min=0, out=out) if self.relu else out.copy_(y)
 
     def convolve(self, inputs: Sequence[Tensor | None], first: int, last: int) -> dict[int, list[Tensor]]:
         """What each output's rows from ``first`` to before ``last`` are sums of: lists of (B, C_j, n, W)."""
@@ -208,6 +203,17 @@ class WinogradBank(Bank):
         return F.pad(strip, (0, 0, 0, missing)) if missing else strip
 
 
+def _new(x: Tensor, *shape: int) -> Tensor:
+    """An empty (B, C, H, W), channels innermost, of the type and on the device of ``x``."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _rows_of(sums: Sequence[Tensor], rows: int) -> Tensor:
+    """An empty (B, C, rows · n, W) for sums (B, C, n, W)."""
+    batch, channels, count, width = sums[0].shape
+    return _new(sums[0], batch, channels, rows * count, width)
+
+
 def split_four(x: Tensor) -> list[Tensor]:
     """Four rows and their neighbours above and below, (B, C, 4n + 2, W + 2) → six sums of rows, (B, C, n, W + 2)."""
     row = [x[:, :, offset : x.shape[2] - 5 + offset : 4] for offset in range(6)]
@@ -223,15 +229,16 @@ def split_four(x: Tensor) -> list[Tensor]:
     ]
 
 
-def join_four(sums: Sequence[Tensor], out: Tensor) -> None:
-    """Six results (B, C, n, W), used up, → ``out`` (B, C, 4n, W)."""
-    zero, one, minus_one, two, minus_two, infinity = sums
+def join_four(sums: Sequence[Tensor]) -> Tensor:
+    """Six results (B, C, n, W), used up, → (B, C, 4n, W)."""
+    out, (zero, one, minus_one, two, minus_two, infinity) = _rows_of(sums, 4), sums
     even, odd = one + minus_one, one.sub_(minus_one)
     even_2, odd_2 = two + minus_two, two.sub_(minus_two)
     torch.add(odd, odd_2, alpha=2, out=out[:, :, 1::4])
     torch.add(even, even_2, alpha=4, out=out[:, :, 2::4])
     torch.add(zero, even.add_(even_2), out=out[:, :, 0::4])
     torch.add(infinity, odd.add_(odd_2, alpha=8), out=out[:, :, 3::4])
+    return out
 
 
 def split_two(x: Tensor) -> list[Tensor]:
@@ -243,11 +250,12 @@ def split_two(x: Tensor) -> list[Tensor]:
     return [row[0] - row[2], row[1] + row[2], row[2] - row[1], row[3] - row[1]]
 
 
-def join_two(sums: Sequence[Tensor], out: Tensor) -> None:
-    """Four results (B, C, n, W), used up, → ``out`` (B, C, 2n, W)."""
-    zero, one, minus_one, infinity = sums
+def join_two(sums: Sequence[Tensor]) -> Tensor:
+    """Four results (B, C, n, W), used up, → (B, C, 2n, W)."""
+    out, (zero, one, minus_one, infinity) = _rows_of(sums, 2), sums
     torch.add(zero.add_(one), minus_one, out=out[:, :, 0::2])
     torch.add(one.sub_(minus_one), infinity, out=out[:, :, 1::2])
+    return out
 
 
 class MinimalFiltering(NamedTuple):
@@ -257,7 +265,7 @@ class MinimalFiltering(NamedTuple):
     filters: tuple[tuple[float, float, float], ...]
     """A kernel's three rows → one for each point: multiples of a polynomial's values at 0, 1, -1, (2, -2), infinity."""
     split: Callable[[Tensor], list[Tensor]]
-    join: Callable[[Sequence[Tensor], Tensor], None]
+    join: Callable[[Sequence[Tensor]], Tensor]
 
 
 TWO_ROWS = MinimalFiltering(
