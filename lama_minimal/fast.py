@@ -232,8 +232,8 @@ class FastSpectralTransform(nn.Module):
         if self.local_fourier_unit is not None:
             self.local_fourier_unit.to(precision)
 
-    def fourier_unit(self, x: Tensor) -> Tensor:
-        """The Fourier unit: (B, H, W, C) to (B, H, W, C), float32."""
+    def add_fourier_unit(self, x: Tensor) -> Tensor:
+        """``x`` and its Fourier unit added up: (B, H, W, C) to (B, H, W, C), float32."""
         batch, height, width, channels = x.shape
         some = max(1, TRANSFORM_ELEMENTS // x[..., 0].numel())  # channels at once: a transform copies its input twice
         spectrum = x.new_empty(batch, height, width // 2 + 1, channels, dtype=torch.complex64)
@@ -244,14 +244,15 @@ class FastSpectralTransform(nn.Module):
         own_mirror = spectrum.permute(0, 3, 1, 2)[..., :: width // 2 if width % 2 == 0 else width]
         own_mirror.copy_(project_hermitian(own_mirror, own_mirror.shape[-1]))
         result = torch.empty_like(x, dtype=torch.float32)
-        for part, out in zip(spectrum.split(some, dim=3), result.split(some, dim=3), strict=True):
-            out.copy_(torch.fft.irfft2(part, s=(height, width), dim=(1, 2), norm="ortho"))
+        parts = (each.split(some, dim=3) for each in (x, spectrum, result))
+        for given, part, out in zip(*parts, strict=True):
+            torch.add(given, torch.fft.irfft2(part, s=(height, width), dim=(1, 2), norm="ortho"), out=out)
         return result
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, H, W)."""
         x = self.reduce(x.permute(0, 2, 3, 1))
-        mixed = self.fourier_unit(x).add_(x)
+        mixed = self.add_fourier_unit(x)
         if self.local_fourier_unit is not None:
             mixed.add_(self.local_fourier_unit(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return self.expand(mixed.to(x.dtype)).permute(0, 3, 1, 2)
