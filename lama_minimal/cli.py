@@ -531,9 +531,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Threads that wait for work soon sleep instead of spinning: on a machine whose cores are busy with something else,
     # spinning made training some thirty times slower. Not at once: a fill is many small pieces of work, and waking
-    # threads for each made it a tenth slower. Both are read when PyTorch is imported, later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # threads for each made it a tenth slower. Both are read when PyTorch is imported, later;
+    # the second by GNU's library alone.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return

@@ -462,7 +462,9 @@ class Inpainter:
         padded = [-(-max(side, self.least_side) // self.multiple) * self.multiple for side in (height, width)]
         try:
             prediction = self.network(pad_symmetric(network_input, *padded))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):  # on a CPU
+                raise
             raise UserError(
                 f"too little memory on {self.device} for {width} x {height} pixels at once: use strategy crop or resize"
             ) from error

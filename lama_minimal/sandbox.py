@@ -10,7 +10,8 @@ Each graded cell has a learner process and a judge of its own. A learner who pat
 
 On Linux with user namespaces (or as root) the learner's process has no network, sees no other process, reads every
 file system read-only and not at all where the teacher's files lie, and writes to 256 MB of memory named ``$HOME``.
-The kernel refuses to start another process for it, so that nothing of it stays behind and nothing can multiply.
+The kernel refuses it new processes, so that nothing stays behind and nothing multiplies, and sockets, devices,
+namespaces, and memory that no limit counts.
 Elsewhere Python's own sockets are blocked, limits hold, and the report says so: grade strangers in a container there.
 """
 
@@ -54,7 +55,7 @@ LARGEST_OUTPUT = 10 * 2**20
 LARGEST_HOME = 256 * 2**20
 """Bytes that a learner may write to files."""
 MOST_THREADS = 64
-"""Threads of a learner; where the kernel lets it start processes, those are counted too."""
+"""Threads of a learner, where it does not run as root; where it can start processes, those are counted too."""
 
 
 class BrokenAnswerError(ValueError):
@@ -260,10 +261,25 @@ CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 1 << 17, 
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 1 << 12, 1 << 14, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
+MS_RDONLY, MOUNT_ATTR_NODEV = 1, 4
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER, CLONE_THREAD = 22, 2, 1 << 16
 SECCOMP_ALLOW, SECCOMP_EPERM, SECCOMP_ENOSYS = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
-PROCESS_CALLS = {"x86_64": (0xC000003E, 56, 435, (57, 58)), "aarch64": (0xC00000B7, 220, 435, ())}
-"""Machine → its number for audits, and those of the system calls clone, clone3, and fork and vfork where they exist."""
+REFUSED_CALLS = {
+    "fork": (57, None),
+    "vfork": (58, None),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "connect": (42, 203),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "shmget": (29, 194),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "io_uring_setup": (425, 425),
+}
+"""System calls that a learner's process may not make, and their numbers on x86_64 and aarch64."""
+MACHINES = {"x86_64": (0xC000003E, 56, 435), "aarch64": (0xC00000B7, 220, 435)}
+"""In the order of :data:`REFUSED_CALLS`: a machine's number for audits, and the numbers of clone and clone3."""
 
 
 def _system(name: str, *arguments: Any) -> None:
@@ -291,12 +307,21 @@ def _enter_namespaces() -> None:
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
 
 
+def _set_attributes(path: str, flags: int, added: int, removed: int = 0) -> None:
+    attributes = struct.pack("=4Q", added, removed, 0, 0)
+    _system("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, attributes, len(attributes))
+
+
 def _mount_everything(home: str, private: list[str]) -> None:
     """Files: read-only, the teacher's hidden, a small home in memory, and only one's own processes in /proc."""
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
-    attributes = struct.pack("=4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)
-    _system("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, len(attributes))
-    _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
+    devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom") if Path("/dev", name).exists()]
+    for path in devices:
+        _mount(path, path, "", MS_BIND)
+    _set_attributes("/", AT_RECURSIVE, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV)  # root could write to a disk's device
+    for path in devices:
+        _set_attributes(path, 0, 0, MOUNT_ATTR_NODEV)
+    _mount("proc", "/proc", "proc", MS_RDONLY | MS_NOSUID | MS_NODEV)  # root's process could set the kernel's settings
     for path in private:
         if Path(path).is_dir():
             _mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,mode=755")
@@ -311,12 +336,11 @@ def _readable_by_others() -> bool:
     return all(parent.stat().st_mode & 1 for place in places for parent in (place.parent, *place.parent.parents))
 
 
-def _give_up_rights() -> None:
-    """Another user where this is root's process; no capabilities in any case, and none to be had."""
+def _give_up_rights(user: int) -> None:
+    """Become another user where this is root's process; no capabilities in any case, and none to be had."""
     if sys.platform != "linux":
         return
     if os.getuid() == 0 and _readable_by_others():
-        user = 30000 + os.getppid() % 30000
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
@@ -326,18 +350,21 @@ def _give_up_rights() -> None:
     _system("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)  # its own files in /proc are its own again
 
 
-def _forbid_processes() -> None:
-    """Have the kernel refuse every new process from here on; threads are allowed.
+def _forbid_calls() -> None:
+    """Have the kernel refuse every new process from here on, and :data:`REFUSED_CALLS`; threads are allowed.
 
     A limit on processes would not do: it does not hold for root's, and 64 of them that try again and again leave the
-    guard no time. Does nothing on a machine that is not in :data:`PROCESS_CALLS`, where that limit is all there is.
+    guard no time. Other namespaces would give back the right to mount, a socket with a path leads out of every one of
+    them, and what is allocated by the other calls counts for no limit.
 
     Raises:
-        OSError: this kernel has no system call filters.
+        OSError: the kernel has no system call filters, or the machine is not one of :data:`MACHINES`.
     """
-    if sys.platform != "linux" or os.uname().machine not in PROCESS_CALLS:
+    if sys.platform != "linux":
         return
-    architecture, clone, clone3, others = PROCESS_CALLS[os.uname().machine]
+    if os.uname().machine not in MACHINES:
+        raise OSError(errno.ENOSYS, "the numbers of this machine's system calls are not known")
+    column, (architecture, clone, clone3) = list(MACHINES).index(os.uname().machine), MACHINES[os.uname().machine]
     load, equal, at_least, any_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of the Berkeley packet filter
     allow, refuse, unknown = (end, 0, 0, SECCOMP_ALLOW), (end, 0, 0, SECCOMP_EPERM), (end, 0, 0, SECCOMP_ENOSYS)
     # Each: instruction, instructions to skip if true and if false, operand. What is loaded: 4 = the architecture,
@@ -345,8 +372,8 @@ def _forbid_processes() -> None:
     # x86's second set of numbers; clone3, whose flags lie in memory, is said not to exist: clone is taken instead.
     program = [(load, 0, 0, 4), (equal, 1, 0, architecture), refuse, (load, 0, 0, 0)]
     program += [(at_least, 0, 1, 1 << 30), refuse, (equal, 0, 1, clone3), unknown]
-    for call in others:
-        program += [(equal, 0, 1, call), refuse]
+    for numbers in REFUSED_CALLS.values():
+        program += [(equal, 0, 1, numbers[column]), refuse] if numbers[column] is not None else []
     program += [(equal, 1, 0, clone), allow, (load, 0, 0, 16), (any_bit, 0, 1, CLONE_THREAD), allow, refuse]
     instructions = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
     filters = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(instructions)))
@@ -370,7 +397,8 @@ def _limit(memory: float, seconds: float) -> None:
     others = 0 if os.getuid() == 0 else _threads_of(os.getuid())
     resource.setrlimit(resource.RLIMIT_NPROC, (others + MOST_THREADS,) * 2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_HOME,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 5,) * 2)
+    most = 8 * int(seconds) + 5  # of all threads; where the guard, which looks at the clock, is not let run
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))  # SIGXCPU first: SIGKILL would be the machine's
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -385,7 +413,7 @@ def _threads_of(user: int) -> int:
     return threads
 
 
-def _confine(job: Job, channel: socket.socket, printed: int) -> None:
+def _confine(job: Job, channel: socket.socket, printed: int, user: int) -> None:
     """Make this process the learner's: limits, a home, a pipe for what it prints, and nothing else open."""
     for number, target in ((os.open(os.devnull, os.O_RDONLY), 0), (printed, 1), (printed, 2)):
         os.dup2(number, target)
@@ -397,16 +425,16 @@ def _confine(job: Job, channel: socket.socket, printed: int) -> None:
         _mount_everything(job.home, job.private)
     else:
         _block_sockets()
-    _give_up_rights()
+    _give_up_rights(user)
     if sys.platform == "linux":
         _system("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.environ |= {"HOME": job.home, "TMPDIR": job.home, "LAMA_SEED": str(job.seed)}
     tempfile.tempdir = None
     os.chdir(job.home)
-    os.nice(10)  # the guard comes first, whatever the learner starts
+    os.nice(10)  # the guard comes first, however many threads the learner starts
     _limit(job.memory, job.seconds)
     with contextlib.nullcontext() if job.namespaces else contextlib.suppress(OSError):
-        _forbid_processes()
+        _forbid_calls()
 
 
 # ------------------------------------------------------------------------------------------------------------ the guard
@@ -430,6 +458,7 @@ class Ending:
 def _guard(job: Job, channel: socket.socket, report: socket.socket) -> None:
     """Start a learner's process, watch it, end it, and report."""
     os.chmod(job.home, 0o1777)
+    user = 30000 + os.getpid() % 30000
     if job.namespaces:
         try:
             _enter_namespaces()
@@ -441,7 +470,7 @@ def _guard(job: Job, channel: socket.socket, report: socket.socket) -> None:
     if learner == 0:
         code = 3
         try:
-            _confine(job, channel, writing)
+            _confine(job, channel, writing, user)
             code = 0
             _learn(job, channel)
         finally:
@@ -457,10 +486,11 @@ def _guard(job: Job, channel: socket.socket, report: socket.socket) -> None:
 
 def _watch(learner: int, printed: int, job: Job) -> tuple[str, bool, float]:
     """Wait for the end or bring it about; say why, whether the machine is to blame, and how long it took."""
-    last, spent, size, reason = time.monotonic(), 0.0, 0, ""
+    last, spent, size, reason, pipes = time.monotonic(), 0.0, 0, "", [printed]
     while True:
-        if select.select([printed], [], [], 0.02)[0]:
-            size += len(os.read(printed, 2**16))
+        if select.select(pipes, [], [], 0.02)[0]:
+            part = len(os.read(printed, 2**16))
+            size, pipes = size + part, pipes if part else []  # closed: it would be ready all the time
         ended, status = os.waitpid(learner, os.WNOHANG)
         if ended:
             return *_judge_status(status), spent

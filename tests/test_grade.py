@@ -249,14 +249,38 @@ CALLS = {
     "library.syscall(58) < 0 and failed()": "Errno 1]",
     "library.syscall((1 << 30) + 57) < 0 and failed()": "Errno 1]",
     "library.syscall(435, bytes(88), 88) < 0 and failed()": "Errno 38]",
+    "socket.socket(socket.AF_UNIX)": "Errno 1]",
+    "socket.socketpair()": "Errno 1]",
+    "os.memfd_create('more')": "Errno 1]",
+    "library.shmget(0, 2**20, 0o1600) < 0 and failed()": "Errno 1]",
+    "library.syscall(425, 8, bytes(120)) < 0 and failed()": "Errno 1]",
 }
 
 
 @pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="numbers of system calls")
 @pytest.mark.parametrize("call", CALLS)
-def test_the_kernel_refuses_every_process(grade, call):
-    record = grade(double=f"import ctypes, multiprocessing, os, subprocess\n{LIBRARY}def double(x): {call}")
+def test_the_kernel_refuses_what_leads_out(grade, call):
+    record = grade(double=f"import ctypes, multiprocessing, os, socket, subprocess\n{LIBRARY}def double(x): {call}")
     assert points(record)[0] == 0 and CALLS[call] in json.dumps(record.exercises[0].tests), record
+
+
+def test_root_s_own_files_are_not_to_be_written(grade, grader):
+    """A learner's process that stays root's, where others cannot read its Python, could own the machine by these."""
+    if not grader.namespaces:
+        pytest.skip("no namespaces here")
+    paths = ["/proc/sys/kernel/core_pattern", "/proc/sys/vm/overcommit_memory", "/etc/passwd", *map(str, devices())]
+    for path in paths:
+        record = grade(double=f"import os\ndef double(x): os.open({path!r}, os.O_WRONLY)")
+        words = json.dumps(record.exercises[0].tests)
+        assert points(record)[0] == 0 and re.search(r"(Permission|FileNotFound|OS)Error", words), (path, words)
+    harmless = "import os\ndef double(x): os.close(os.open(os.devnull, os.O_RDWR)); os.urandom(1); return 2 * x"
+    assert points(grade(double=harmless)) == [5, 2]
+
+
+def devices():
+    """Some devices of this machine: of disks, and one of memory or a console."""
+    found = [path for path in Path("/dev").iterdir() if path.is_block_device()][:2]
+    return found + [path for path in map(Path, ("/dev/kvm", "/dev/fuse", "/dev/console")) if path.exists()]
 
 
 def test_threads_are_no_processes(grade):

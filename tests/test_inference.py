@@ -530,8 +530,13 @@ def test_too_little_memory_names_the_way_out() -> None:
         def forward(self, x: Tensor) -> Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(UserError, match=r"9 x 8 pixels.*crop"):
-        Inpainter(Greedy(), device="cpu")(photograph(8, 9), np.ones((8, 9), bool))
+    class Insatiable(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.empty(2**50)
+
+    for network in (Greedy(), Insatiable()):
+        with pytest.raises(UserError, match=r"9 x 8 pixels.*crop"):
+            Inpainter(network, device="cpu")(photograph(8, 9), np.ones((8, 9), bool))
 
 
 # -------------------------------------------------------------------------------------------------------------- saving
