@@ -46,7 +46,23 @@ class ReflectConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, H / stride, W / stride)."""
-        return F.conv2d(self.pad(x), self.weight, self.bias, self.stride, 0, self.dilation)
+        return self.convolve(x, self.weight, self.bias, self.stride)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int | tuple[int, int]) -> Tensor:
+        """Extend ``x`` and convolve it with some weight.
+
+        A convolution keeps its input for the backward pass. Here that would be the extended copy of a feature map that
+        is kept anyway, so that it is extended again instead: with all of them a training step takes 7% more memory.
+        """
+        padded = self.pad(x)
+        if torch.compiler.is_compiling():  # a compiler decides for itself what to keep
+            return F.conv2d(padded, weight, bias, stride, 0, self.dilation)
+        address = padded.data_ptr()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda kept: None if kept.data_ptr() == address else kept,
+            lambda kept: self.pad(x) if kept is None else kept,
+        ):
+            return F.conv2d(padded, weight, bias, stride, 0, self.dilation)
 
 
 def project_hermitian(half_spectrum: Tensor, width: int) -> Tensor:

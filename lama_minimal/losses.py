@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lama_minimal.perceptual import hrf_loss
+from lama_minimal.perceptual import hrf_loss, mean_square
 
 __all__ = [
     "adversarial_discriminator",
@@ -83,5 +83,4 @@ def r1_penalty(real_logits: Tensor, image: Tensor) -> Tensor:
 
 def feature_matching(fake_features: Sequence[Tensor], real_features: Sequence[Tensor]) -> Tensor:
     """Mean over the discriminator's layers of the mean squared difference of features (Wang et al. 2018)."""
-    distances = [F.mse_loss(f.float(), r.float()) for f, r in zip(fake_features, real_features, strict=True)]
-    return torch.stack(distances).mean()
+    return torch.stack([mean_square(f, r) for f, r in zip(fake_features, real_features, strict=True)]).mean()

@@ -27,9 +27,19 @@ def hrf_loss(prediction_features: Sequence[Tensor], target_features: Sequence[Te
         prediction_features: feature maps of the prediction, one tensor a stage.
         target_features: those of the target, of the same shapes.
     """
-    return sum(
-        F.mse_loss(p.float(), t.float()) for p, t in zip(prediction_features, target_features, strict=True)
-    )  # float: squares of large features overflow half precision
+    return sum(mean_square(p, t) for p, t in zip(prediction_features, target_features, strict=True))
+
+
+def mean_square(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared difference of two feature maps (B, C, H, W), a scalar.
+
+    In float32, since squares of large features overflow half precision. And innermost channels are moved to the end:
+    the gradient of ``mse_loss`` comes in the order of the dimensions, and the layers behind it would each read one
+    tensor across the other.
+    """
+    if not first.is_contiguous():
+        first, second = first.movedim(1, -1), second.movedim(1, -1)
+    return F.mse_loss(first.float(), second.float())
 
 
 def _conv_norm(
@@ -77,7 +87,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, H / stride, W / stride)."""
-        return F.relu_(self.body(x) + self.shortcut(x))
+        return F.relu_(self.body(x).add_(self.shortcut(x)))
 
 
 class ResNetEncoder(nn.Module):

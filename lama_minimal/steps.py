@@ -6,8 +6,9 @@ throughout, so that BatchNorm's running statistics advance at every pass. A step
 gradients are averaged before the one update (gradient accumulation), and between the processes of a distributed run.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -60,25 +61,52 @@ def generator_step(
         The loss terms, and the prediction (B, 3, H, W) for each batch, made before the update.
     """
     optimizer.zero_grad(set_to_none=True)
+    judges: list[Judge] = [partial(_judge_pixels, weights)]
+    if discriminator is not None:
+        discriminator.zero_grad()  # of its own last step: memory that nothing needs any more
+        judges.append(partial(_judge_patches, weights, discriminator))
+    if perceptual is not None:
+        judges.append(partial(_judge_features, weights, perceptual))
     total: Terms = {}
     predictions = []
     for image, mask in batches:
-        terms: Terms = {}
-        with _frozen(discriminator), autocast(image.device, precision):
+        with autocast(image.device, precision):
             prediction = generator(generator_input(image, mask))
-            terms["l1"] = losses.l1(prediction, image, mask, weights.l1_known, weights.l1_hole)
-            if discriminator is not None:
-                _, real_features = discriminator(image)
-                fake_logits, fake_features = discriminator(prediction)
-                terms["adversarial"] = weights.adversarial * losses.adversarial_generator(fake_logits.float())
-                matching = losses.feature_matching(fake_features, [feature.detach() for feature in real_features])
-                terms["feature_matching"] = weights.feature_matching * matching
-            if perceptual is not None:
-                terms["perceptual"] = weights.perceptual * perceptual(prediction, image)
-        _backward(sum(terms.values()) / len(batches), scaler)
-        _accumulate(total, terms, len(batches))
-        predictions.append(prediction.detach())
+        judged = prediction.detach().requires_grad_()
+        for judge in judges:  # one after another: each hands in its gradient, and lets its feature maps go
+            with _frozen(discriminator), autocast(image.device, precision):
+                terms = judge(judged, image, mask)
+            _backward(sum(terms.values()) / len(batches), scaler)
+            _accumulate(total, terms, len(batches))
+        prediction.backward(judged.grad)
+        predictions.append(judged.detach())
     return total | {"grad_norm_generator": _update(generator, optimizer, clip, scaler)}, predictions
+
+
+Judge = Callable[[Tensor, Tensor, Tensor], Terms]
+"""What a loss makes of a prediction, its image and its mask."""
+
+
+def _judge_pixels(weights: LossSettings, prediction: Tensor, image: Tensor, mask: Tensor) -> Terms:
+    return {"l1": losses.l1(prediction, image, mask, weights.l1_known, weights.l1_hole)}
+
+
+def _judge_patches(
+    weights: LossSettings, discriminator: Discriminator, prediction: Tensor, image: Tensor, mask: Tensor
+) -> Terms:
+    _, real_features = discriminator(image)
+    fake_logits, fake_features = discriminator(prediction)
+    matching = losses.feature_matching(fake_features, [feature.detach() for feature in real_features])
+    return {
+        "adversarial": weights.adversarial * losses.adversarial_generator(fake_logits.float()),
+        "feature_matching": weights.feature_matching * matching,
+    }
+
+
+def _judge_features(
+    weights: LossSettings, perceptual: PerceptualNetwork, prediction: Tensor, image: Tensor, mask: Tensor
+) -> Terms:
+    return {"perceptual": weights.perceptual * perceptual(prediction, image)}
 
 
 def discriminator_step(
