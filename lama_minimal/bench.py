@@ -31,7 +31,9 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from lama_minimal.authors import load_reference
@@ -53,7 +55,7 @@ from lama_minimal.viz import PALETTE, draw_bars, method_colours, style
 Row = dict[str, Any]
 """One line of a table: what was measured, and its numbers."""
 
-PARTS = ("inference", "training", "strategy", "memory", "feeding", "shards", "growth")
+PARTS = ("inference", "training", "profile", "strategy", "memory", "feeding", "shards", "growth")
 
 
 # ------------------------------------------------------------------------------------------------------- taking turns
@@ -111,6 +113,7 @@ class Convolution:
     """The plain convolution whose rate is the machine's: 3×3, 512 to 512 channels, at 64×64."""
 
     FLOPS = 2 * 512 * 512 * 9 * 64 * 64
+    NAME = "conv GFLOP/s"
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         """Draw input and weights."""
@@ -126,10 +129,30 @@ class Convolution:
         return self.FLOPS / timing.quartiles[0]
 
 
-def count_operations(network: nn.Module, x: Tensor) -> float:
-    """Floating-point operations (two for a multiply-add) of all convolutions for ``x``; transforms are left out."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(x)
+class MatrixProduct(Convolution):
+    """The product of two square matrices in bfloat16: a GPU's best rate."""
+
+    FLOPS = 2 * 8192**3
+    NAME = "matrix GFLOP/s"
+
+    def __init__(self, device: torch.device) -> None:
+        """Draw both."""
+        self.a, self.b = torch.randn(2, 8192, 8192, device=device, dtype=torch.bfloat16)
+
+    def __call__(self) -> Tensor:
+        """Run it once."""
+        return self.a @ self.b
+
+
+def roof_of(device: torch.device) -> Convolution:
+    """What shows a device's best rate."""
+    return MatrixProduct(device) if device.type == "cuda" else Convolution(device, torch.float32)
+
+
+def count_operations(run: Callable[[], object]) -> float:
+    """Floating-point operations (two for a multiply-add) of all convolutions in ``run``; transforms are left out."""
+    with FlopCounterMode(display=False) as counter:
+        run()
     return float(counter.get_total_flops())
 
 
@@ -204,10 +227,10 @@ def measure_inference(
             networks: dict[str, Callable[[Tensor], Tensor]] = {} if theirs is None else {"reference": theirs}
             networks |= {"ours, float32": FastGenerator(ours), "ours, bfloat16": FastGenerator(ours, torch.bfloat16)}
             networks |= other_runtimes(ours, side, Path(scratch)) if device.type == "cpu" else {}
-            roof = Convolution(device, torch.float32)
+            roof = roof_of(device)
             with torch.no_grad():
                 expected = (theirs or ours)(x)
-                operations = count_operations(ours, x)
+                operations = count_operations(partial(ours, x))
                 turns = {name: partial(network, x) for name, network in networks.items()}
                 timings = take_turns({"roof": roof, **turns}, rounds, device)
                 rate = roof.rate(timings["roof"])
@@ -218,7 +241,7 @@ def measure_inference(
                         "part": "inference", "model": preset, "side": side, "contender": name,
                         **_times(timings[name], base),
                         "floor": operations / rate, "times floor": timings[name].median * rate / operations,
-                        "GFLOP/s": operations / timings[name].median / 1e9, "conv GFLOP/s": rate / 1e9,
+                        "GFLOP/s": operations / timings[name].median / 1e9, roof.NAME: rate / 1e9,
                         "largest difference in the hole": difference.abs().max().item(),
                     }  # fmt: skip
 
@@ -278,26 +301,23 @@ def measure_training(
             "ours, bfloat16": our_step(preset, batch, device, "bfloat16"),
             "ours, bfloat16, prediction judged again": our_step(preset, batch, device, "bfloat16", reuse=True),
         }
-        if device.type == "cuda":
+        gpu = device.type == "cuda"
+        if gpu:
             steps["ours, bfloat16, compiled"] = our_step(preset, batch, device, "bfloat16", compiled=True)
-        timings = take_turns(steps, rounds, device)
+        roof = roof_of(device)
+        timings = take_turns({"roof": roof, **steps}, rounds, device)
+        rate = roof.rate(timings.pop("roof"))
         for name, timing in timings.items():
-            row = {
+            if gpu:
+                torch.cuda.reset_peak_memory_stats(device)
+            operations = count_operations(steps[name])
+            memory = {"GPU MiB": torch.cuda.max_memory_allocated(device) / 2**20} if gpu else {}
+            yield {
                 "part": "training", "model": preset, "batch": size, "contender": name,
                 **_times(timing, timings.get("reference")), "images a second": size / timing.median,
+                "times floor": timing.median * rate / operations, "GFLOP/s": operations / timing.median / 1e9,
+                roof.NAME: rate / 1e9, **memory,
             }  # fmt: skip
-            yield row | _on_gpu(steps[name], timing, device)
-
-
-def _on_gpu(step: Callable[[], object], timing: Turns, device: torch.device) -> Row:
-    """What only a GPU tells: the step's own peak memory and its rate; nothing on a CPU."""
-    if device.type != "cuda":
-        return {}
-    torch.cuda.reset_peak_memory_stats(device)
-    with FlopCounterMode(display=False) as counter:
-        step()
-    memory = torch.cuda.max_memory_allocated(device)
-    return {"GPU MiB": memory / 2**20, "TFLOP/s": counter.get_total_flops() / timing.median / 1e12}
 
 
 def _reference_step(preset: str, reference: Reference, batch: Batch, device: torch.device) -> Callable[[], object]:
@@ -341,6 +361,39 @@ def our_step(
 def _paper_perceptual() -> PerceptualNetwork:
     """The paper's loss network, a dilated ResNet50 in training mode, with random weights: time needs no others."""
     return PerceptualNetwork(ResNetEncoder(), batch_statistics=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- profile
+
+
+def measure_profile(preset: str, batch_size: int, device: torch.device) -> Iterator[Row]:
+    """What the time goes into: a picture of 512 pixels and a training step, both in bfloat16, by operation."""
+    settings, samples = PRESETS[preset].generator, photographs(256)
+    network = FastGenerator(build_generator(**asdict(settings)).to(device), torch.bfloat16)
+    batch = collate([(sample.image, sample.mask) for sample in (samples * batch_size)[:batch_size]])
+    runs = {
+        "side": (512, partial(network, benchmark_input(512, device))),
+        "batch": (batch_size, our_step(preset, batch, device, "bfloat16")),
+    }
+    for what, (number, run) in runs.items():
+        for name, seconds, share in own_times(run, device):
+            times = {"seconds": seconds, "share": share}
+            yield {"part": "profile", "model": preset, what: number, "contender": name, **times}
+
+
+def own_times(run: Callable[[], object], device: torch.device, most: int = 10) -> list[tuple[str, float, float]]:
+    """The operations (on a GPU: kernels) that take most of the second run: names, seconds, shares of all of them."""
+    gpu = device.type == "cuda"
+    run()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as profiler:
+        run()
+        if gpu:
+            torch.cuda.synchronize(device)
+    kind = DeviceType.CUDA if gpu else DeviceType.CPU
+    events = [event for event in profiler.key_averages() if event.device_type == kind]
+    own = {event.key: (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6 for event in events}
+    longest = sorted(own.items(), key=lambda item: -item[1])[:most]
+    return [(name, seconds, seconds / sum(own.values())) for name, seconds in longest]
 
 
 # ------------------------------------------------------------------------------------------------- large photographs
@@ -709,6 +762,7 @@ def bench(
             measure_inference(preset, (256, 512, 1024, 2048) if gpu else (256, 512, 1024), rounds, theirs, place)
         ],
         "training": lambda: [measure_training(preset, (10, 30) if gpu else (2,), rounds, theirs, place)],
+        "profile": lambda: [measure_profile(preset, 10 if gpu else 2, place)],
         "strategy": lambda: [measure_strategy(preset, 2048, max(1, rounds // 3), theirs, place)],
         "memory": lambda: [measure_memory(preset, (256, 512, 1024, 2048, 4096), rounds, reference)],
         "feeding": lambda: [measure_feeding(rounds)],

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -114,6 +114,9 @@ class Demo:
     """Training steps; None = the preset's."""
 
 
+BenchPart = Literal["inference", "training", "profile", "strategy", "memory", "feeding", "shards", "growth"]
+
+
 @dataclass
 class Bench:
     """Measure speed and memory, beside the authors' code where it is given."""
@@ -124,9 +127,7 @@ class Bench:
     """JSON file for all numbers; a picture is drawn beside it."""
     model: Literal["lama-fourier", "big-lama"] = "lama-fourier"
     """Whose networks."""
-    parts: tuple[Literal["inference", "training", "strategy", "memory", "feeding", "shards", "growth"], ...] = (
-        "inference", "training", "strategy", "memory", "feeding", "shards", "growth",
-    )  # fmt: skip
+    parts: tuple[BenchPart, ...] = get_args(BenchPart)
     """What to measure."""
     rounds: int = 7
     """Turns of each contender; more = less noise."""

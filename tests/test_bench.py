@@ -35,7 +35,17 @@ def test_a_sleeper_is_timed_and_compared():
 
 def test_operations_of_a_convolution_in_closed_form():
     conv = nn.Conv2d(5, 7, 3, padding=1, bias=False)
-    assert bench.count_operations(conv, torch.zeros(2, 5, 11, 13)) == 2 * 2 * 7 * 5 * 9 * 11 * 13
+    x, forward = torch.zeros(2, 5, 11, 13), 2 * 2 * 7 * 5 * 9 * 11 * 13
+    assert bench.count_operations(lambda: conv(x)) == forward
+    assert bench.count_operations(lambda: conv(x).sum().backward()) == 2 * forward  # the picture asks for no gradient
+
+
+def test_a_profile_names_what_takes_the_time():
+    a = torch.randn(1500, 1500)
+    (name, seconds, share), *others = bench.own_times(lambda: (a @ a).relu_(), CPU)
+    assert name == "aten::mm" and seconds > 0 and 0.5 < share < 1
+    assert "aten::relu_" in {name for name, *_ in others} or "aten::clamp_min_" in {name for name, *_ in others}
+    assert share + sum(each for *_, each in others) == pytest.approx(1, abs=0.05)
 
 
 def test_weights_are_those_of_the_golden_formula():
