@@ -57,9 +57,8 @@ class ReflectConv2d(nn.Conv2d):
         padded = self.pad(x)
         if torch.compiler.is_compiling():  # a compiler decides for itself what to keep
             return F.conv2d(padded, weight, bias, stride, 0, self.dilation)
-        address = padded.data_ptr()
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda kept: None if kept.data_ptr() == address else kept,
+            lambda kept: None if kept.is_set_to(padded) else kept,
             lambda kept: self.pad(x) if kept is None else kept,
         ):
             return F.conv2d(padded, weight, bias, stride, 0, self.dilation)

@@ -9,6 +9,7 @@ from lama_minimal.fourier import (
     FFCResidual,
     FourierUnit,
     LocalFourierUnit,
+    ReflectConv2d,
     SpectralTransform,
     project_hermitian,
 )
@@ -171,3 +172,26 @@ def test_a_change_anywhere_reaches_everywhere_through_the_global_branch_only():
     alone = FFCResidual((4, 0)).eval()
     difference = alone((poked, None))[0] - alone((local, None))[0]
     assert difference[..., 6:, 6:].abs().max() == 0
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (7, 1, 1), (3, 1, 2)])
+def test_a_mirrored_border_is_made_again_for_gradients(monkeypatch, kernel, stride, dilation):
+    """First and second derivatives, against PyTorch's own padding; the extended copy is not kept."""
+    torch.manual_seed(0)
+    options = dict(stride=stride, padding=dilation * (kernel // 2), dilation=dilation, padding_mode="reflect")
+    ours, theirs = ReflectConv2d(3, 4, kernel, stride, dilation), torch.nn.Conv2d(3, 4, kernel, **options)
+    theirs.load_state_dict(ours.state_dict())
+    made, pad = [], ReflectConv2d.pad
+    monkeypatch.setattr(ReflectConv2d, "pad", lambda conv, x: made.append(x.shape) or pad(conv, x))
+    x = torch.randn(2, 3, 9, 10)
+    found = []
+    for conv in (ours.double(), theirs.double()):
+        image = x.double().requires_grad_()
+        (slope,) = torch.autograd.grad(conv(image).square().sum(), image, create_graph=True)
+        found.append([slope, *torch.autograd.grad(slope.square().sum(), [image, conv.weight, conv.bias])])
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(*found, strict=True))
+    made.clear()
+    output = ours(x.double())
+    assert len(made) == 1
+    output.sum().backward()
+    assert len(made) == 2

@@ -13,7 +13,7 @@ from lama_minimal.models import (
     count_parameters,
     generator_input,
 )
-from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder, VGG19Encoder
+from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder, VGG19Encoder, mean_square
 
 
 def build(preset):
@@ -104,6 +104,18 @@ def test_perceptual_network_keeps_its_mode_and_its_weights():
         assert all(torch.equal(buffer, dict(encoder.named_buffers())[name]) for name, buffer in before.items())
         assert network(image, image) == 0
         assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_distance_keeps_the_layout_of_its_features():
+    """Value and gradient are those of PyTorch's own; that one forgets the layout."""
+    first, second = torch.randn(2, 2, 5, 7, 6)
+    wanted = first.clone().requires_grad_()
+    torch.nn.functional.mse_loss(wanted, second).backward()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = first.clone(memory_format=layout).requires_grad_()
+        (slope,) = torch.autograd.grad(mean_square(given * 1, second.contiguous(memory_format=layout)), given)
+        assert torch.equal(slope, wanted.grad) and slope.is_contiguous(memory_format=layout)
+    assert mean_square(torch.full((1, 1, 2, 2), 300.0).half(), torch.zeros(1, 1, 2, 2)).item() == 90000
 
 
 def test_the_target_gets_no_gradient():

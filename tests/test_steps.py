@@ -1,6 +1,7 @@
 """Both halves of a training step: what they change, what they leave alone, and that they learn."""
 
 import copy
+import weakref
 from dataclasses import fields, replace
 
 import numpy as np
@@ -55,6 +56,38 @@ def test_generator_step_leaves_the_discriminator_alone():
     assert not changed(perceptual, before[2])
     for name, buffer in perceptual.named_buffers():  # running statistics of the judge stay as well
         assert torch.equal(buffer, statistics[name]) or name.endswith("num_batches_tracked")
+
+
+def test_each_judge_lets_its_feature_maps_go_before_the_next_one_looks():
+    generator, discriminator, perceptual = networks()
+    maps, alive = [], []
+    for stage in discriminator.stages:
+        stage.register_forward_hook(lambda *call: maps.append(weakref.ref(call[-1])))
+    perceptual.register_forward_pre_hook(lambda *_: alive.extend(one() is not None for one in maps))
+    generator_step(generator, discriminator, perceptual, adam(generator), [batch()], ALL)
+    assert len(alive) == 2 * len(discriminator.stages) and not any(alive)
+
+
+def test_the_gradient_is_that_of_the_sum_of_all_terms():
+    """Against one backward pass through everything, with PyTorch's own distances."""
+    generator, discriminator, perceptual = networks()
+    twin, (one,) = copy.deepcopy(generator), [batch()]
+    still = torch.optim.SGD(generator.parameters(), lr=0.0)
+    generator_step(generator, discriminator, perceptual, still, [one], ALL, clip=1e9)
+    prediction = twin(generator_input(*one))
+    fake_logits, fake = discriminator(prediction)
+    real = [feature.detach() for feature in discriminator(one.image)[1]]
+    mse = torch.nn.functional.mse_loss
+    known = (prediction - one.image).abs() * (ALL.l1_known * (1 - one.mask) + ALL.l1_hole * one.mask)
+    features = zip(perceptual.features(prediction), perceptual.features(one.image), strict=True)
+    (
+        known.mean()
+        + ALL.adversarial * torch.nn.functional.softplus(-fake_logits).mean()
+        + ALL.feature_matching * sum(mse(*pair) for pair in zip(fake, real, strict=True)) / len(fake)
+        + ALL.perceptual * sum(mse(p, t.detach()) for p, t in features)
+    ).backward()
+    ours, theirs = (torch.cat([p.grad.flatten() for p in network.parameters()]) for network in (generator, twin))
+    assert (ours - theirs).norm() < 1e-4 * theirs.norm()
 
 
 def test_discriminator_step_leaves_the_generator_alone():
