@@ -86,6 +86,8 @@ class Evaluate:
     """Folder of a run, checkpoint, or one of the names that `lama-minimal models` lists."""
     out: Path
     """Folder for report.json and report.png."""
+    beside: tuple[str, ...] = ()
+    """Other models for the same pictures, with which the first one is compared picture by picture."""
     data: tuple[str, ...] | None = None
     """Folder or tar shards of images; None = held-out built-in scenes."""
     masks: Literal["thin", "medium", "thick"] = "thick"
@@ -312,6 +314,8 @@ def run_evaluate(arguments: Evaluate) -> None:
             raise UserError("the protocol is carried out by one process: leave torchrun out")
         if not arguments.sizes:
             raise UserError("say at which size: --sizes 256")
+        if arguments.beside:
+            raise UserError("the protocol is carried out for one model at a time: leave --beside out")
         options = dict(size=arguments.sizes[0], count=arguments.count, seed=arguments.seed, device=arguments.device)
         found = evaluate_protocol(arguments.model, data, arguments.protocol, out=arguments.out, **options)
         print(protocol_table(found))
@@ -327,6 +331,7 @@ def run_evaluate(arguments: Evaluate) -> None:
         device=arguments.device,
         rank=rank,
         world=world,
+        beside=arguments.beside,
     )
     print(f"process {rank} of {world} has done its share" if report is None else report.table())
 

@@ -551,7 +551,7 @@ class Ledger:
         Args:
             folder: of the report.
             asked: what tells this evaluation from others.
-            network: the model, whose weights tell the rest.
+            network: the models, whose weights tell the rest.
             rank: which process this is, 0 … world - 1; it takes every ``world``-th picture.
             world: number of processes.
         """
@@ -616,6 +616,21 @@ def _network(model: str, device: str | None) -> tuple[str, Inpainter]:
     return label, Inpainter.load(model, device)
 
 
+def _networks(models: Sequence[str], device: str | None) -> dict[str, Inpainter]:
+    """The models by their labels.
+
+    Raises:
+        UserError: two have the same.
+    """
+    found: dict[str, Inpainter] = {}
+    for model in models:
+        label, inpainter = _network(model, device)
+        if label in found:
+            raise UserError(f"two models are both called {label}: copy or rename the folder of one")
+        found[label] = inpainter
+    return found
+
+
 def evaluate_model(
     model: str,
     data: str | None = None,
@@ -629,8 +644,9 @@ def evaluate_model(
     device: str | None = None,
     rank: int = 0,
     world: int = 1,
+    beside: Sequence[str] = (),
 ) -> Report | None:
-    """Evaluate a trained model beside the classical methods.
+    """Evaluate a trained model beside the classical methods, and beside other models if there are some.
 
     With ``out``, an evaluation that was interrupted goes on when it is asked for again, and several processes may
     share it.
@@ -648,12 +664,14 @@ def evaluate_model(
         device: where the model runs; None = a GPU if there is one.
         rank: which of several processes with the same arguments this is, 0 … world - 1.
         world: number of processes, which share the folder ``out``.
+        beside: other models for the same pictures, with which the first one is compared picture by picture.
 
     Returns:
         The report; None while other processes have not done their share: the last one makes the report.
 
     Raises:
-        UserError: a model, folder or recipe that does not exist, or no pictures or too small ones asked for.
+        UserError: a model, folder or recipe that does not exist, two models of one name, or no pictures or too small
+            ones asked for.
     """
     if count < 1 or not sizes or min(sizes) < LEAST_SIZE:
         raise UserError(f"ask for at least one picture of at least {LEAST_SIZE} pixels, not {count} of {tuple(sizes)}")
@@ -661,15 +679,17 @@ def evaluate_model(
         raise UserError(f"seed is {seed}: give 0 or more")
     if out is not None:
         _made(out)  # before the work, not after it
-    label, inpainter = _network(model, device)
-    methods = {label: lambda image, mask: inpainter(image, mask, strategy="whole"), **BASELINES}
+    models = _networks([model, *beside], device)
+    methods = {name: partial(inpainter, strategy="whole") for name, inpainter in models.items()} | BASELINES
     samples = [sample for size in dict.fromkeys(sizes) for sample in evaluation_set(data, count, size, masks, seed)]
     more = photographs(max(sizes)) if with_photographs else []
-    asked = {"model": label, "data": data or "held-out built-in scenes", "masks": masks, "sizes": list(sizes)}
-    asked |= {"count": count, "seed": seed}
+    label, *others = models
+    asked = {"model": label, "beside": others, "data": data or "held-out built-in scenes"}
+    asked |= {"masks": masks, "sizes": list(sizes), "count": count, "seed": seed}
     known = None
     if out is not None:
-        ledger = Ledger(Path(out), asked, inpainter.generator, rank, world)
+        networks = torch.nn.ModuleList(inpainter.generator for inpainter in models.values())
+        ledger = Ledger(Path(out), asked, networks, rank, world)
         conditions = _grouped(samples, None) | _grouped(more, "photographs")
         if (known := ledger.score_share(methods, conditions, progress)) is None:
             return None

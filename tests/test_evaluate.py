@@ -266,6 +266,22 @@ def test_model_stands_beside_the_baselines(tmp_path, model) -> None:
     assert same == written["conditions"]["32 px"]["methods"]["tiny"]
 
 
+def test_models_side_by_side_score_as_each_alone(tmp_path, model) -> None:
+    small = dict(sizes=(32,), count=4, progress=False)
+    both = evaluate_model(model, beside=["course-scenes"], out=tmp_path / "report", **small)
+    assert both.methods == ["tiny", "course-scenes", *BASELINES]
+    found = both.conditions["32 px"].scores
+    for name in ("tiny", "course-scenes"):
+        alone = evaluate_model(model if name == "tiny" else name, **small).conditions["32 px"].scores[name]
+        assert all(np.array_equal(values, found[name][key]) for key, values in alone.items())
+    difference = found["tiny"]["hole_error"] - found["course-scenes"]["hole_error"]
+    written = json.loads((tmp_path / "report" / "report.json").read_text())
+    told = written["conditions"]["32 px"]["hole_error_difference"]["all"]["course-scenes"]
+    assert told["value"] == pytest.approx(difference.mean(), abs=1e-6)
+    with pytest.raises(UserError, match="both called tiny"):
+        evaluate_model(model, beside=[model], **small)
+
+
 def test_model_on_a_folder_of_pictures(tmp_path, model) -> None:
     for index in range(3):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 50, 3)).astype(np.uint8)
