@@ -52,7 +52,7 @@ class ReflectConv2d(nn.Conv2d):
         """Extend ``x`` and convolve it with some weight.
 
         A convolution keeps its input for the backward pass. Here that would be the extended copy of a feature map that
-        is kept anyway, so that it is extended again instead: with all of them a training step takes 7% more memory.
+        is kept anyway, so that it is extended again instead: with all of them a training step takes 6% more memory.
         """
         padded = self.pad(x)
         if torch.compiler.is_compiling():  # a compiler decides for itself what to keep
