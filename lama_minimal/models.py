@@ -78,7 +78,7 @@ class ColourConv(ReflectConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W), H and W even, to (B, 3, H, W)."""
-        return F.pixel_shuffle(self.convolve(x, *self.blockwise(2), stride=2), 2)
+        return F.pixel_shuffle(self.convolve(x, *self.blockwise(2), stride=(2, 2)), 2)
 
 
 class Decoder(nn.Sequential):
