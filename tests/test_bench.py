@@ -11,7 +11,7 @@ import torch
 from reference import draw_weights as golden_weights
 from torch import nn
 
-from lama_minimal import bench
+from lama_minimal import bench, losses
 from lama_minimal.config import UserError
 from lama_minimal.models import FourierGenerator
 from lama_minimal.reference import Reference
@@ -38,6 +38,13 @@ def test_operations_of_a_convolution_in_closed_form():
     x, forward = torch.zeros(2, 5, 11, 13), 2 * 2 * 7 * 5 * 9 * 11 * 13
     assert bench.count_operations(lambda: conv(x)) == forward
     assert bench.count_operations(lambda: conv(x).sum().backward()) == 2 * forward  # the picture asks for no gradient
+
+    def penalty():
+        image = x.clone().requires_grad_()
+        losses.r1_penalty(conv(image), image).backward()
+
+    # the convolution, its gradient at the image, and that one's by the weights and by what came from above
+    assert bench.count_operations(penalty) == 4 * forward
 
 
 def test_a_profile_names_what_takes_the_time():
