@@ -20,6 +20,10 @@ from torch.nn import functional as F
 STRIP_POSITIONS = 2**12
 """Pixels of a strip in which :class:`WinogradBank` works: almost full speed, and little memory."""
 
+LEAST_POSITIONS = 96
+"""Positions, at least, that a kernel of :class:`WinogradBank` computes. For fewer (64 and less, as measured) some
+processors want weights in another order than the packed one, and put them into it at every call: ten times as slow."""
+
 LEAST_CHANNELS = {torch.float32: 64, torch.bfloat16: 128}
 """Fewest channels, of input and of output, with which :class:`WinogradBank` is faster; other precisions: never."""
 
@@ -196,10 +200,12 @@ class WinogradBank(Bank):
         return results
 
     def window(self, x: Tensor, first: int, last: int) -> Tensor:
-        """The rows under the kernels for the wanted ones, with the border, (B, C, rows · n + 2, W + 2)."""
+        """The rows under the kernels for the wanted ones, with the border, (B, C, rows · n + 2, W + 2); zeros below."""
         top, bottom = int(first == 0), int(last == x.shape[2])
         strip = F.pad(x[:, :, first - 1 + top : last + 1 - bottom], (1, 1, top, bottom), mode="reflect")
-        missing = (first - last) % self.rule.rows
+        rows = self.rule.rows
+        tiles = max(-(-(last - first) // rows), -(-LEAST_POSITIONS // x.shape[3]))
+        missing = tiles * rows - (last - first)
         return F.pad(strip, (0, 0, 0, missing)) if missing else strip
 
 

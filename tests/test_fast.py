@@ -186,3 +186,18 @@ def test_a_wide_bank_works_in_strips(monkeypatch):
     with torch.no_grad():
         bank([torch.zeros(2, 64, 64, 8)], [None])
     assert heights == [8] * 8  # rows of 2 · 8 pixels
+
+
+@needs_onednn
+@pytest.mark.parametrize("height, width", [(8, 8), (2, 40), (70, 24)])
+def test_no_kernel_of_a_wide_bank_computes_few_positions(height, width, monkeypatch):
+    """Not for a small picture, nor for the last strip of a large one."""
+    monkeypatch.setattr(kernels, "STRIP_POSITIONS", 1024)
+    bank = kernels.make_bank([(0, 0, torch.zeros(64, 64, 3, 3))], [None], torch.float32, False)
+    positions = []
+    for kernel in (kernel for group in bank.kernels for kernel in group):
+        kernel.register_forward_hook(lambda _, given, result: positions.append(result[0, 0].numel()))
+    with torch.no_grad():
+        (result,) = bank([torch.zeros(1, 64, height, width)], [None])
+    assert result.shape == (1, 64, height, width)
+    assert positions and min(positions) >= kernels.LEAST_POSITIONS
