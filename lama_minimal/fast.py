@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lama_minimal.fourier import Branches, FFCBlock, FFCResidual, SpectralTransform, project_hermitian
-from lama_minimal.kernels import Bank, Kernel, Linear, make_bank
+from lama_minimal.kernels import Bank, Kernel, Linear, make_bank, multiplies_tiles
 from lama_minimal.models import ColourConv, FourierGenerator, Generator, ResidualBlock
 
 STRIP_PIXELS = 2**16
@@ -90,7 +90,7 @@ def in_strips(layers: Sequence["Conv | UpConv"], x: Tensor, rows: int, dtype: to
         heights.append(layer.height(heights[-1]))
     step = max(1, rows * heights[-1] // max(heights))
     if heights[-1] > heights[0]:
-        step = -(-step // ColourHead.SIDE) * ColourHead.SIDE
+        step = -(-step // ColourHead.MOST) * ColourHead.MOST
     result: Tensor | None = None
     for first in range(0, heights[-1], step):
         ranges = [(first, min(first + step, heights[-1]))]
@@ -174,18 +174,22 @@ class Conv(nn.Module):
 
 
 class ColourHead(Conv):
-    """:class:`~lama_minimal.models.ColourConv` in blocks of 4×4 pixels: wanted rows come in multiples of ``SIDE``."""
+    """:class:`~lama_minimal.models.ColourConv` in blocks of 4×4 pixels, or of 2×2 where multiplications are cheap.
 
-    SIDE = 4
+    Wanted rows come in multiples of ``MOST``.
+    """
+
+    MOST = 4
 
     def __init__(self, conv: ColourConv, precision: torch.dtype) -> None:
         """Take over the convolution."""
         super().__init__([conv], [None], precision, relu=False)
-        self.kernel = Kernel(*conv.blockwise(self.SIDE), precision, relu=False, stride=self.SIDE)
+        self.side = 2 if multiplies_tiles(precision) else self.MOST
+        self.kernel = Kernel(*conv.blockwise(self.side), precision, relu=False, stride=self.side)
 
     def forward(self, x: Tensor, given: Rows, wanted: Rows, height: int) -> Tensor:
         """As for every other convolution."""
-        return F.pixel_shuffle(super().forward(x, given, wanted, height), self.SIDE)
+        return F.pixel_shuffle(super().forward(x, given, wanted, height), self.side)
 
 
 class UpConv(nn.Module):

@@ -25,7 +25,8 @@ LEAST_POSITIONS = 96
 processors want weights in another order than the packed one, and put them into it at every call: ten times as slow."""
 
 LEAST_CHANNELS = {torch.float32: 64, torch.bfloat16: 128}
-"""Fewest channels, of input and of output, with which :class:`WinogradBank` is faster; other precisions: never."""
+"""Fewest channels, of input and of output, with which :class:`WinogradBank` is faster; other precisions: never, and
+never where multiplications are cheap (:func:`multiplies_tiles`)."""
 
 
 def can_pack(weight: Tensor, precision: torch.dtype) -> bool:
@@ -33,6 +34,15 @@ def can_pack(weight: Tensor, precision: torch.dtype) -> bool:
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return precision == torch.float32 or (precision == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def multiplies_tiles(precision: torch.dtype) -> bool:
+    """Whether the processor multiplies whole tiles of matrices of this precision (Intel's AMX).
+
+    Multiplications are then some eight times cheaper than float32's, and sums that save some of them cost more than
+    they save.
+    """
+    return precision == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
 
 
 class Kernel(nn.Module):
@@ -300,4 +310,5 @@ def make_bank(
     """The fastest :class:`Bank` for the weights' device, size and precision; arguments as there."""
     least = LEAST_CHANNELS.get(precision, float("inf"))
     wide = [can_pack(weight, precision) and min(weight.shape[:2]) >= least for *_, weight in paths]
-    return (WinogradBank if wide and all(wide) else Bank)(paths, shifts, precision, relu)
+    sums_pay = bool(wide) and all(wide) and not multiplies_tiles(precision)
+    return (WinogradBank if sums_pay else Bank)(paths, shifts, precision, relu)

@@ -41,11 +41,13 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
     params=["plain", pytest.param("direct", marks=needs_onednn), pytest.param("winograd", marks=needs_onednn)]
 )
 def algorithm(request, monkeypatch):
-    """PyTorch's own convolutions, as on a GPU; packed ones; packed ones with fewer multiplications."""
+    """PyTorch's own convolutions, as on a GPU; packed ones, for cheap multiplications; with fewer multiplications."""
     if request.param == "plain":
         monkeypatch.setattr(kernels, "can_pack", lambda *_: False)
     least = 1 if request.param == "winograd" else 10**6
     monkeypatch.setattr(kernels, "LEAST_CHANNELS", dict.fromkeys(kernels.LEAST_CHANNELS, least))
+    for module in (kernels, fast):
+        monkeypatch.setattr(module, "multiplies_tiles", lambda _: request.param == "direct")
     return request.param
 
 
@@ -147,8 +149,9 @@ def test_a_bank_of_convolutions(algorithm, height, width, precision, error, relu
 
 
 @needs_onednn
-def test_wide_convolutions_multiply_less():
+def test_wide_convolutions_multiply_less(monkeypatch):
     """Half the multiplications in float32, two thirds in bfloat16, counted in the weights of all kernels."""
+    monkeypatch.setattr(kernels, "multiplies_tiles", lambda _: False)
     for precision, share in ((torch.float32, 6 * 3 / (4 * 9)), (torch.bfloat16, 4 * 3 / (2 * 9))):
         bank = kernels.make_bank([(0, 0, torch.zeros(128, 128, 3, 3))], [None], precision, False)
         rows = bank.rule.rows
@@ -169,10 +172,16 @@ def test_wide_convolutions_multiply_less():
     ],
 )
 def test_only_wide_convolutions_take_the_trouble(sizes, precision, wanted, monkeypatch):
-    paths = [(index, 0, torch.zeros(*size, 3, 3)) for index, size in enumerate(sizes)]
-    assert type(kernels.make_bank(paths, [None], precision, False)).__name__ == wanted
+    def kind() -> str:
+        paths = [(index, 0, torch.zeros(*size, 3, 3)) for index, size in enumerate(sizes)]
+        return type(kernels.make_bank(paths, [None], precision, False)).__name__
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert kind() == wanted
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)  # there, multiplications are cheap
+    assert kind() == (wanted if precision == torch.float32 else "Bank")
     monkeypatch.setattr(kernels, "can_pack", lambda *_: False)
-    assert type(kernels.make_bank(paths, [None], precision, False)).__name__ == "Bank"
+    assert kind() == "Bank"
 
 
 @needs_onednn
