@@ -355,7 +355,7 @@ def our_step(
     settings = PRESETS[preset]
     settings = replace(settings, perceptual=replace(settings.perceptual, network="scenes-segmentation"))
     state = TrainingState.create(settings, device)
-    perceptual = _paper_perceptual().to(device, memory_format=torch.channels_last)
+    perceptual = _paper_perceptual().to(device, memory_format=torch.channels_last).compute_in(getattr(torch, precision))
     generator = torch.compile(state.generator) if compiled else state.generator
     micro = [batch.to(device, True)]
 

@@ -85,6 +85,7 @@ class TrainingState:
         perceptual = None
         if loss.perceptual > 0:
             perceptual = place(load_loss_network(**asdict(settings.perceptual)))
+            perceptual.compute_in(getattr(torch, settings.run.precision))
         average = None
         if optimizer.ema is not None:
             average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(optimizer.ema), use_buffers=True)

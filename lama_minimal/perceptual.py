@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lama_minimal.fourier import FFCBlock, FFCResidual
@@ -31,15 +32,33 @@ def hrf_loss(prediction_features: Sequence[Tensor], target_features: Sequence[Te
 
 
 def mean_square(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared difference of two feature maps (B, C, H, W), a scalar.
+    """Mean squared difference of two feature maps of the same shape, a scalar.
 
-    In float32, since squares of large features overflow half precision. And innermost channels are moved to the end:
-    the gradient of ``mse_loss`` comes in the order of the dimensions, and the layers behind it would each read one
-    tensor across the other.
+    Squares are summed in float32 at least, since those of large features overflow half precision.
     """
-    if not first.is_contiguous():
-        first, second = first.movedim(1, -1), second.movedim(1, -1)
-    return F.mse_loss(first.float(), second.float())
+    return _MeanSquare.apply(first, second)
+
+
+class _MeanSquare(torch.autograd.Function):
+    """The mean square, by keeping the difference alone, in the maps' own precision and memory layout.
+
+    ``mse_loss`` would keep both maps in float32, and its gradient comes in the order of the dimensions, so that the
+    layers behind it would each read one tensor across the other.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        difference = first - second
+        ctx.save_for_backward(difference)
+        wide = torch.promote_types(difference.dtype, torch.float32)
+        return torch.linalg.vector_norm(difference, dtype=wide).square() / difference.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor | None]:
+        (difference,) = ctx.saved_tensors
+        of_first = difference * (slope * (2 / difference.numel()))
+        return of_first, -of_first if ctx.needs_input_grad[1] else None
 
 
 def _conv_norm(
@@ -261,6 +280,17 @@ class PerceptualNetwork(nn.Module):
     def train(self, mode: bool = True) -> "PerceptualNetwork":
         """Follow ``batch_statistics``, whatever the caller's mode: this network is never trained here."""
         return super().train(self.batch_statistics)
+
+    def compute_in(self, precision: torch.dtype) -> "PerceptualNetwork":
+        """Round the convolutions' weights to the precision of a mixed-precision run, once instead of at every call.
+
+        Mixed precision does the same with weights that are never trained, and does not keep the result. Outside of a
+        run in that precision, the network can no longer be called.
+        """
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(precision)
+        return self
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Feature maps, shallow to deep, of an image (B, 3, H, W) in [0, 1]."""

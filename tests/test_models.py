@@ -118,6 +118,15 @@ def test_a_distance_keeps_the_layout_of_its_features():
     assert mean_square(torch.full((1, 1, 2, 2), 300.0).half(), torch.zeros(1, 1, 2, 2)).item() == 90000
 
 
+def test_weights_rounded_once_are_those_rounded_at_every_call():
+    network = PerceptualNetwork(ResNetEncoder((1, 1, 1, 1), bottleneck=False, width=8, stem_channels=(8, 8, 8)))
+    prediction, target = (torch.rand(2, 3, 64, 64) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        before = network(prediction, target)
+        assert torch.equal(network.compute_in(torch.bfloat16)(prediction, target), before)
+    assert {p.dtype for p in network.parameters()} == {torch.float32, torch.bfloat16}  # BatchNorm's stay
+
+
 def test_the_target_gets_no_gradient():
     network = PerceptualNetwork(ResNetEncoder((1, 1, 1, 1), bottleneck=False, width=8, stem_channels=(8, 8, 8)))
     prediction, target = (torch.rand(2, 3, 64, 64, requires_grad=True) for _ in range(2))
