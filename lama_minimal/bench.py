@@ -17,7 +17,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -39,7 +39,7 @@ from torch.utils.flop_counter import flop_registry
 
 from lama_minimal.authors import load_reference
 from lama_minimal.checkpoint import TrainingState, pick_device
-from lama_minimal.config import PRESETS, UserError
+from lama_minimal.config import LARGE_PAGES, PRESETS, UserError
 from lama_minimal.data import Batch, Files, TrainingData, augment, collate
 from lama_minimal.evaluate import photographs
 from lama_minimal.fast import FastGenerator
@@ -171,10 +171,26 @@ def count_operations(run: Callable[[], object]) -> float:
     return float(counter.total)
 
 
-def peak_memory(task: Callable[..., object], *arguments: object) -> int:
+def in_new_process(task: Callable[..., object], *arguments: object, large_pages: bool) -> Any:
+    """What ``task``, which lies at the top of a module, returns in a fresh process.
+
+    PyTorch reads once whether large tensors get large pages: filling has them, training and the authors' code do not.
+    """
+    before = os.environ.pop(LARGE_PAGES, None)
+    try:
+        if large_pages:
+            os.environ[LARGE_PAGES] = "1"
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(task, arguments)
+    finally:
+        os.environ.pop(LARGE_PAGES, None)
+        if before is not None:
+            os.environ[LARGE_PAGES] = before
+
+
+def peak_memory(task: Callable[..., object], *arguments: object, large_pages: bool = False) -> int:
     """Largest resident memory, bytes, of a fresh process that runs ``task``, which lies at the top of a module."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (task, arguments))
+    return in_new_process(_measured, task, arguments, large_pages=large_pages)
 
 
 def _measured(task: Callable[..., object], arguments: tuple) -> int:
@@ -336,6 +352,12 @@ def measure_training(
             }  # fmt: skip
 
 
+def _training_rows(preset: str, batch_sizes: Sequence[int], rounds: int, folder: str | None, device: str) -> list[Row]:
+    """All of :func:`measure_training`, for a process of its own."""
+    reference = None if folder is None else Reference(folder)
+    return list(measure_training(preset, batch_sizes, rounds, reference, torch.device(device)))
+
+
 def _reference_step(preset: str, reference: Reference, batch: Batch, device: torch.device) -> Callable[[], object]:
     """The authors' step on one batch, in their precision and layout."""
     settings = PRESETS[preset]
@@ -477,7 +499,9 @@ def measure_memory(preset: str, sides: Sequence[int], rounds: int, folder: Path 
         peaks = {name: Turns([]) for name in names}
         for _ in range(rounds if compared else 1):  # what the C library leaves unused between tensors is not the same
             for name, peak in peaks.items():
-                peak.turns.append(peak_memory(task, preset, number, name, folder and str(folder)) / 2**20)
+                large_pages = task is _fill_once and name != "reference"
+                took = peak_memory(task, preset, number, name, folder and str(folder), large_pages=large_pages)
+                peak.turns.append(took / 2**20)
         for name, peak in peaks.items():
             row: Row = {"part": "memory", "model": preset, **where, "contender": name, "MiB": peak.median}
             row["MiB low"], row["MiB high"] = peak.quartiles
@@ -775,11 +799,12 @@ def bench(
         raise UserError(f"the authors' code is compared for lama-fourier and big-lama, not for {preset}")
     place, theirs = pick_device(device), None if reference is None else Reference(reference)
     gpu = place.type == "cuda"
-    work: dict[str, Callable[[], list[Iterator[Row]]]] = {
+    training = preset, (10, 30) if gpu else (2,), rounds, reference and str(reference), str(place)
+    work: dict[str, Callable[[], list[Iterable[Row]]]] = {
         "inference": lambda: [
             measure_inference(preset, (256, 512, 1024, 2048) if gpu else (256, 512, 1024), rounds, theirs, place)
         ],
-        "training": lambda: [measure_training(preset, (10, 30) if gpu else (2,), rounds, theirs, place)],
+        "training": lambda: [in_new_process(_training_rows, *training, large_pages=False)],
         "profile": lambda: [measure_profile(preset, 10 if gpu else 2, place)],
         "strategy": lambda: [measure_strategy(preset, 2048, max(1, rounds // 3), theirs, place)],
         "memory": lambda: [measure_memory(preset, (256, 512, 1024, 2048, 4096), rounds, reference)],

@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from lama_minimal.config import DEFAULT_MODEL, PRESETS, Settings, UserError, preset, read_settings, suggest
+from lama_minimal.config import (
+    DEFAULT_MODEL,
+    LARGE_PAGES,
+    PRESETS,
+    Settings,
+    UserError,
+    preset,
+    read_settings,
+    suggest,
+)
 
 
 @dataclass
@@ -541,13 +550,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # the second by GNU's library alone.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-    # Large tensors in pages of 2 MiB instead of 4 KiB, where Linux is asked for them: fewer of the interruptions in
-    # which a page is first touched, which took up to a tenth of a fill on a virtual machine.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return
     name = arguments[0]
+    # What only fills takes its large tensors in pages of 2 MiB instead of 4 KiB, where Linux allows it: each new page
+    # interrupts, and that took 6 to 9% of a fill. (Training keeps its memory, and float32 was slower with large pages.)
+    if name in ("inpaint", "app", "evaluate", "bench"):
+        os.environ.setdefault(LARGE_PAGES, "1")
     try:
         if name not in COMMANDS:
             raise UserError(f"unknown command {name!r}; {suggest(name, COMMANDS)}")
