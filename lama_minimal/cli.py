@@ -63,6 +63,8 @@ class Inpaint:
     """Run on the whole picture, a crop around each hole, or the shrunken picture; auto = crop above 1024 pixels."""
     refine: bool = False
     """Fill large holes in large pictures from coarse to fine: better there, and some thirty times as slow."""
+    coarse_to_fine: bool | None = None
+    """Take the structure of wide holes from the picture at half the size; None = where that was measured to help."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto = bfloat16 where the device computes in it."""
     device: str | None = None
@@ -280,11 +282,12 @@ def run_inpaint(arguments: Inpaint) -> None:
     )
     from lama_minimal.shards import is_shards
 
+    place = arguments.device, arguments.precision, arguments.coarse_to_fine
     if Path(arguments.image).is_dir() or is_shards(arguments.image):
         if arguments.mask is not None:
             raise UserError("a folder has its masks beside the images (x.png, x_mask001.png): leave --mask out")
         rank, world = this_process()
-        inpainter = Inpainter.load(arguments.model, arguments.device, arguments.precision)
+        inpainter = Inpainter.load(arguments.model, *place)
         options = dict(strategy=arguments.strategy, refine=arguments.refine, rank=rank, world=world)
         summary = inpaint_folder(inpainter, arguments.image, arguments.out, **options)
         if (summary := gather_summaries(summary, rank, world)) is not None:
@@ -292,7 +295,7 @@ def run_inpaint(arguments: Inpaint) -> None:
         return
     if arguments.mask is None:
         raise UserError("say what to fill: add --mask with a picture that is not black in the hole")
-    inpainter = Inpainter.load(arguments.model, arguments.device, arguments.precision)
+    inpainter = Inpainter.load(arguments.model, *place)
     filled = inpainter(arguments.image, arguments.mask, strategy=arguments.strategy, refine=arguments.refine)
     inputs = (arguments.image, arguments.mask)
     save_image(filled, arguments.out, icc_profile=colour_profile(arguments.image), inputs=inputs)

@@ -103,6 +103,8 @@ class FourierGenerator(nn.Module):
 
     training_size: int = 256
     """Side of the pictures that the weights were trained on, pixels."""
+    coarse_to_fine: bool = False
+    """Whether wide holes in larger pictures are better filled so: see :class:`~lama_minimal.inference.Inpainter`."""
 
     def __init__(
         self,
@@ -192,6 +194,8 @@ class ResidualGenerator(nn.Module):
 
     training_size: int = 256
     """Side of the pictures that the weights were trained on, pixels."""
+    coarse_to_fine: bool = False
+    """Whether wide holes in larger pictures are better filled so: see :class:`~lama_minimal.inference.Inpainter`."""
 
     def __init__(
         self,

@@ -65,6 +65,22 @@ class Local(nn.Module):
         return near(image) / near(1 - mask).clamp(min=1)
 
 
+class LevelOfSize(nn.Module):
+    """Predicts a level of its own for each size of picture, with stripes one pixel wide, and remembers the sizes."""
+
+    training_size, amplitude = 64, 20
+
+    def __init__(self, levels: dict[int, int]) -> None:
+        super().__init__()
+        self.levels, self.sizes = levels, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        self.sizes.append(height)
+        stripes = self.amplitude * (1 - 2 * (torch.arange(width) % 2))
+        return ((self.levels[height] + stripes) / 255).expand(len(x), 3, height, width)
+
+
 def photograph(height: int, width: int, channels: int = 3) -> np.ndarray:
     """Random pixels: every mistake shows."""
     return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, channels), np.uint8)
@@ -819,3 +835,52 @@ def test_load_hands_the_model_to_the_checkpoint_module(monkeypatch: pytest.Monke
     inpainter = Inpainter.load(Path("runs") / "mine", device="cpu")
     assert asked == [Path("runs") / "mine"] and inpainter.generator is generator
     assert inpainter.name == str(Path("runs") / "mine") and inpainter.device == torch.device("cpu")
+
+
+# ------------------------------------------------------------------------------------------------------ coarse to fine
+
+
+def test_wide_holes_take_their_structure_from_the_coarser_scales():
+    """Deep inside a hole: the level of the coarsest scale, the stripes of the finest one; the rest as it is."""
+    rgb, hole = photograph(256, 256), box((256, 256), 8, 8, 240, 240)
+    network = LevelOfSize({256: 60, 128: 90, 64: 160})
+    filled = Inpainter(network, coarse_to_fine=True).fill(rgb, hole).astype(int)
+    assert network.sizes == [256, 128, 64]
+    assert np.array_equal(filled[~hole], rgb[~hole])
+    middle = filled[108:148, 108:148]
+    assert abs(middle.mean() - 160) < 2  # the stripes of the coarser scales are too fine to be seen at the finer ones
+    assert np.abs(np.diff(middle, axis=1)).mean() == pytest.approx(2 * LevelOfSize.amplitude, abs=3)
+    border = filled[8:10, 20:236]
+    assert abs(border.mean() - 60) < 8  # beside known pixels the finest scale decides
+    rows = filled[8:128, 108:148].mean(axis=(1, 2))
+    assert np.abs(np.diff(rows)).max() < 6  # without a step
+
+
+@pytest.mark.parametrize(
+    "side, hole, wanted",
+    [
+        (256, box((256, 256), 8, 100, 240, 32), True),  # nowhere deep enough
+        (96, box((96, 96), 8, 8, 80, 80), True),  # smaller than twice the training size
+        (256, box((256, 256), 8, 8, 240, 240), False),
+    ],
+)
+def test_other_pictures_are_filled_once(side, hole, wanted):
+    network = LevelOfSize({side: 60})
+    filled = Inpainter(network, coarse_to_fine=wanted).fill(photograph(side, side), hole)
+    assert network.sizes == [side] and set(np.unique(filled[hole])) == {40, 80}
+
+
+def test_beyond_the_picture_nothing_is_known():
+    """A hole that reaches the edge is deep there."""
+    network = LevelOfSize({128: 60, 64: 160})
+    hole = box((128, 128), 0, 0, 128, 64)
+    filled = Inpainter(network, coarse_to_fine=True).fill(photograph(128, 128), hole)
+    assert abs(filled[:, :8].mean() - 160) < 3
+
+
+def test_the_model_says_whether_from_coarse_to_fine():
+    network = LevelOfSize({256: 60})
+    assert not Inpainter(network).coarse_to_fine
+    network.coarse_to_fine = True
+    assert Inpainter(network).coarse_to_fine and not Inpainter(network, coarse_to_fine=False).coarse_to_fine
+    assert Inpainter.load("course").coarse_to_fine and not Inpainter.load("course-scenes").coarse_to_fine
