@@ -1,8 +1,8 @@
 """Filling holes in pictures of any size: 8-bit pictures in, 8-bit pictures out, known pixels untouched.
 
 The network predicts every pixel; only those in the hole are used. What surrounds it here is what makes it usable:
-reading pictures and masks in the forms people have them, padding to sizes that the network accepts, and three ways to
-deal with large pictures. :meth:`Inpainter.predict` is the only place where a network runs.
+reading pictures and masks in the forms people have them, padding to sizes that the network accepts, three ways to
+deal with large pictures, and wide holes in them from coarse to fine. Networks run in one place, :meth:`Inpainter._run`.
 """
 
 import os
