@@ -176,14 +176,13 @@ def in_new_process(task: Callable[..., object], *arguments: object, large_pages:
 
     PyTorch reads once whether large tensors get large pages: filling has them, training and the authors' code do not.
     """
-    before = os.environ.pop(LARGE_PAGES, None)
+    before = os.environ.get(LARGE_PAGES)
+    os.environ[LARGE_PAGES] = str(int(large_pages))
     try:
-        if large_pages:
-            os.environ[LARGE_PAGES] = "1"
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             return pool.apply(task, arguments)
     finally:
-        os.environ.pop(LARGE_PAGES, None)
+        del os.environ[LARGE_PAGES]
         if before is not None:
             os.environ[LARGE_PAGES] = before
 
@@ -565,7 +564,7 @@ def measure_processes(counts: Sequence[int], steps: int) -> Iterator[Row]:
             script = Path(scratch, "train_some.py")
             script.write_text(program)
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            environment = os.environ | {"OMP_NUM_THREADS": "1", LARGE_PAGES: "0"}
             done = subprocess.run([*command, str(script)], capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise UserError(f"training with {count} processes failed: {done.stderr.strip()[-300:]}")

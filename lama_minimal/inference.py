@@ -408,7 +408,7 @@ class Inpainter:
         if not hole.any():
             return filled
         if strategy == "resize" and max(hole.shape) > LONG_SIDE:
-            filled[hole] = self._enlarged_from_small(rgb, hole, refine)[hole]
+            filled[hole] = self._enlarged_from_small(rgb, hole, LONG_SIDE / max(hole.shape), refine)[hole]
             return filled
         crops = crops_around(hole, self.multiple) if strategy == "crop" else [Crop(slice(None), slice(None), hole)]
         for crop in _tracked(crops, progress, "crop"):
@@ -417,10 +417,9 @@ class Inpainter:
             missing[window][crop.hole] = False
         return filled
 
-    def _enlarged_from_small(self, rgb: np.ndarray, hole: np.ndarray, refine: bool) -> np.ndarray:
+    def _enlarged_from_small(self, rgb: np.ndarray, hole: np.ndarray, scale: float, refine: bool) -> np.ndarray:
         """Shrink the picture, fill its hole, enlarge it again; a small pixel is known if all it covers is known."""
         height, width = hole.shape
-        scale = LONG_SIDE / max(height, width)
         small_size = max(1, round(width * scale)), max(1, round(height * scale))
         small = cv2.resize(rgb, small_size, interpolation=cv2.INTER_AREA)
         small_hole = cv2.resize(hole.astype(np.float32), small_size, interpolation=cv2.INTER_AREA) > 0
@@ -433,20 +432,16 @@ class Inpainter:
         A network that learned on small pictures sees structure up to about that size, so what it makes of a wide hole
         in a large picture is detail without a plan. At half the size it has the plan, but not the detail. As in a
         Laplacian pyramid (Burt and Adelson 1983), low frequencies are taken from the one and high frequencies from
-        the other. Near the hole's border, where the known pixels are the better guide, nothing is changed.
+        the other. Near the hole's border, where the known pixels are the better guide, little is changed.
         """
         prediction = self._predict_array(rgb, hole, refine)
-        height, width = hole.shape
-        if refine or not self.coarse_to_fine or min(height, width) < 2 * self.training_size:
+        if refine or not self.coarse_to_fine or min(hole.shape) < 2 * self.training_size:
             return prediction
-        disc = np.ones((2 * DEPTH + 1, 2 * DEPTH + 1), np.uint8)  # beyond the picture's edge nothing is known, either
-        deep = cv2.erode(hole.astype(np.uint8), disc, borderType=cv2.BORDER_CONSTANT, borderValue=1)
+        square = np.ones((2 * DEPTH + 1, 2 * DEPTH + 1), np.uint8)  # beyond the picture's edge nothing is known, either
+        deep = cv2.erode(hole.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=1)
         if not deep.any():
             return prediction
-        small = cv2.resize(rgb, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        small_hole = cv2.resize(hole.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA) > 0
-        small[small_hole] = self._fill_at_scales(small, small_hole, refine)[small_hole]
-        plan = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+        plan = self._enlarged_from_small(rgb, hole, 1 / 2, refine)
         change = (plan.astype(np.float32) - prediction) * deep[..., None]
         change = cv2.GaussianBlur(change, (0, 0), SPREAD, borderType=cv2.BORDER_REFLECT)
         return (prediction + change).round().clip(0, 255).astype(np.uint8)
@@ -471,7 +466,7 @@ class Inpainter:
         """
         if self.network is self.generator:
             raise UserError("only LaMa's generators can be refined: leave refinement out")
-        settings = Refinement(least_side=2 * self.generator.training_size)
+        settings = Refinement(least_side=2 * self.training_size)
         return refine_prediction(self.generator, image.to(self.device), mask.to(self.device), settings)
 
     @torch.no_grad()
