@@ -199,6 +199,7 @@ def load_reference(state_dict: StateDict, kind: str) -> Generator | Discriminato
         if kind == "generator":
             fourier = "model.1.ffc.convl2l.weight" in state_dict
             network, names = (_fourier_generator if fourier else _residual_generator)(state_dict)
+            network.seamless = False  # it gives what the authors' program gives
         elif kind == "discriminator":
             network, names = _discriminator(state_dict)
         elif kind == "perceptual" and "features.0.weight" in state_dict:

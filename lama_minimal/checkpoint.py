@@ -471,7 +471,7 @@ def _write_generator(
         weights |= {name: weight.half() for name, weight in generator.named_parameters()}
     _write_tensors(weights, folder / GENERATOR)
     digest = _digest(folder / GENERATOR)
-    use = {"training_size": generator.training_size, "coarse_to_fine": generator.coarse_to_fine}
+    use = {name: getattr(generator, name) for name in ("training_size", "coarse_to_fine", "seamless")}
     description = {"generator": asdict(settings), **use, "sha256": digest}
     _write_json(description | more, folder / ARCHITECTURE)
 
@@ -490,6 +490,7 @@ def _read_generator(folder: Path) -> Generator:
         raise UserError(f"{folder / GENERATOR} does not fit {ARCHITECTURE}: {str(error).splitlines()[-1]}") from error
     generator.training_size = int(description.get("training_size", generator.training_size))
     generator.coarse_to_fine = bool(description.get("coarse_to_fine", generator.coarse_to_fine))
+    generator.seamless = bool(description.get("seamless", generator.seamless))
     return generator.eval()
 
 

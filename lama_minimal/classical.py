@@ -27,6 +27,9 @@ PATCH = 9
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 """A pixel and its four neighbours."""
 
+SWEEPS = 8
+"""Steps towards the rest at each scale of :func:`settle`. Of what it is used for here, 2 do nearly as well as 16."""
+
 
 def _fill(image: np.ndarray, mask: np.ndarray, method: Inpaint) -> np.ndarray:
     """Hand ``method`` the picture with the hole blanked, and keep its answer inside the hole only."""
@@ -143,6 +146,36 @@ def solve_laplace(u: np.ndarray, hole: np.ndarray) -> np.ndarray:
         before, energy = energy, np.square(residual).sum(axis=0)
         direction[inside] = residual + energy / np.maximum(before, 1e-300) * direction[inside]
     return answer.reshape(u.shape)
+
+
+def settle(u: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Nearly what :func:`solve_laplace` finds, some hundred times as fast: from coarse to fine.
+
+    At half the size, where the hole is half as wide, heat has to flow half as far; what has come to rest there is
+    where the search starts here, and a few steps of the heat equation mend what the small picture cannot show. So it
+    goes on down to a picture that is known everywhere (the first half of a multigrid cycle, Brandt 1977).
+
+    Args:
+        u: (H, W, C) float32; what stands in the hole is not looked at.
+        hole: (H, W) bool, with a known pixel somewhere.
+
+    Returns:
+        (H, W, C) float32, as ``u`` outside the hole.
+    """
+    if not hole.any():
+        return u
+    (height, width), known = hole.shape, (~hole).astype(np.float32)
+    small_size = -(-width // 2), -(-height // 2)
+    share = cv2.resize(known, small_size, interpolation=cv2.INTER_AREA)  # of a small pixel's area
+    sums = cv2.resize(u * known[..., None], small_size, interpolation=cv2.INTER_AREA)
+    small = settle(sums / np.maximum(share, 1e-6)[..., None], share < 1e-6)
+    start = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    inside, answer = hole.astype(np.uint8), u.copy()
+    cv2.copyTo(start, inside, answer)
+    neighbours = np.float32([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) / 4
+    for _ in range(SWEEPS):  # beyond the border is the pixel itself: no flow
+        cv2.copyTo(cv2.filter2D(answer, -1, neighbours, borderType=cv2.BORDER_REPLICATE), inside, answer)
+    return answer
 
 
 def harmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -65,6 +65,8 @@ class Inpaint:
     """Fill large holes in large pictures from coarse to fine: better there, and some thirty times as slow."""
     coarse_to_fine: bool | None = None
     """Take the structure of wide holes from the picture at half the size; None = where that was measured to help."""
+    seamless: bool | None = None
+    """Shift what was filled so that it meets what is around it; None = except for the authors' weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto = bfloat16 where the device computes in it."""
     device: str | None = None
@@ -282,7 +284,7 @@ def run_inpaint(arguments: Inpaint) -> None:
     )
     from lama_minimal.shards import is_shards
 
-    place = arguments.device, arguments.precision, arguments.coarse_to_fine
+    place = arguments.device, arguments.precision, arguments.coarse_to_fine, arguments.seamless
     if Path(arguments.image).is_dir() or is_shards(arguments.image):
         if arguments.mask is not None:
             raise UserError("a folder has its masks beside the images (x.png, x_mask001.png): leave --mask out")

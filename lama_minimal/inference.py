@@ -2,7 +2,8 @@
 
 The network predicts every pixel; only those in the hole are used. What surrounds it here is what makes it usable:
 reading pictures and masks in the forms people have them, padding to sizes that the network accepts, three ways to
-deal with large pictures, and wide holes in them from coarse to fine. Networks run in one place, :meth:`Inpainter._run`.
+deal with large pictures, wide holes in them from coarse to fine, and fillings that meet what is around them. Networks
+run in one place, :meth:`Inpainter._run`.
 """
 
 import os
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lama_minimal.checkpoint import load_generator, pick_device
+from lama_minimal.classical import settle
 from lama_minimal.config import UserError
 from lama_minimal.data import find_images, open_image, read_image
 from lama_minimal.fast import FastGenerator
@@ -296,6 +298,17 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (able.get("avx512_bf16", False) or able.get("amx_bf16", False))
 
 
+def _without_seam(prediction: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The prediction, shifted inside the hole so that it meets the known pixels (seamless cloning, Pérez et al. 2003).
+
+    A network predicts known pixels, too, and what it gets wrong beside the hole it gets wrong in the same way a pixel
+    further inside. This error, continued into the hole as heat would spread, is taken off: the prediction's gradients
+    stay nearly as they are, and its values meet those outside. Arrays are uint8 (H, W, 3) and bool (H, W).
+    """
+    error = settle(prediction.astype(np.float32) - rgb, hole)
+    return (prediction - error).round().clip(0, 255).astype(np.uint8)
+
+
 class Inpainter:
     """A generator, and all it takes to fill holes in pictures with it.
 
@@ -311,6 +324,7 @@ class Inpainter:
         name: str = "",
         precision: Precision = "auto",
         coarse_to_fine: bool | None = None,
+        seamless: bool | None = None,
     ) -> None:
         """Take over ``generator``: it is set to evaluation mode and moved to ``device``.
 
@@ -323,6 +337,8 @@ class Inpainter:
             precision: see :data:`Precision`; the README says what bfloat16 changes.
             coarse_to_fine: whether wide holes in pictures of twice the training size and more follow a filling of the
                 picture at half the size; None = as measured to be better for these weights, and noted with them.
+            seamless: whether a filling is shifted so that it meets the known pixels around it; None = as the generator
+                says: yes for this package's, no for those from the authors' files, which give what their program gives.
 
         Raises:
             UserError: unknown precision.
@@ -335,6 +351,7 @@ class Inpainter:
         self.multiple, self.least_side = size_limits(generator)
         self.training_size: int = getattr(generator, "training_size", 256)
         self.coarse_to_fine = getattr(generator, "coarse_to_fine", False) if coarse_to_fine is None else coarse_to_fine
+        self.seamless = getattr(generator, "seamless", False) if seamless is None else seamless
         half = precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16(self.device))
         self.network = self.generator
         if isinstance(generator, FourierGenerator | ResidualGenerator):
@@ -347,13 +364,14 @@ class Inpainter:
         device: str | torch.device | None = None,
         precision: Precision = "auto",
         coarse_to_fine: bool | None = None,
+        seamless: bool | None = None,
     ) -> "Inpainter":
         """Load a model by its name or from a checkpoint; the other arguments are those of the class.
 
         Raises:
             UserError: no such model, an unusable file, or unknown precision.
         """
-        options = dict(device=device, precision=precision, coarse_to_fine=coarse_to_fine)
+        options = dict(device=device, precision=precision, coarse_to_fine=coarse_to_fine, seamless=seamless)
         return cls(load_generator(model), name=str(model), **options)
 
     def __call__(
@@ -427,21 +445,25 @@ class Inpainter:
         return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
     def _fill_at_scales(self, rgb: np.ndarray, hole: np.ndarray, refine: bool) -> np.ndarray:
-        """The prediction; inside wide holes, if so wanted, with the coarse structure of the picture at half the size.
+        """The prediction, from coarse to fine and without a seam if so wanted; only what is in the hole is of use."""
+        prediction = self._predict_array(rgb, hole, refine)
+        if not refine and self.coarse_to_fine and min(hole.shape) >= 2 * self.training_size:
+            prediction = self._with_coarse_structure(prediction, rgb, hole)
+        return _without_seam(prediction, rgb, hole) if self.seamless and not hole.all() else prediction
+
+    def _with_coarse_structure(self, prediction: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        """The prediction, inside wide holes with the coarse structure of the picture at half the size.
 
         A network that learned on small pictures sees structure up to about that size, so what it makes of a wide hole
         in a large picture is detail without a plan. At half the size it has the plan, but not the detail. As in a
         Laplacian pyramid (Burt and Adelson 1983), low frequencies are taken from the one and high frequencies from
         the other. Near the hole's border, where the known pixels are the better guide, little is changed.
         """
-        prediction = self._predict_array(rgb, hole, refine)
-        if refine or not self.coarse_to_fine or min(hole.shape) < 2 * self.training_size:
-            return prediction
         square = np.ones((2 * DEPTH + 1, 2 * DEPTH + 1), np.uint8)  # beyond the picture's edge nothing is known, either
         deep = cv2.erode(hole.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=1)
         if not deep.any():
             return prediction
-        plan = self._enlarged_from_small(rgb, hole, 1 / 2, refine)
+        plan = self._enlarged_from_small(rgb, hole, 1 / 2, refine=False)
         change = (plan.astype(np.float32) - prediction) * deep[..., None]
         change = cv2.GaussianBlur(change, (0, 0), SPREAD, borderType=cv2.BORDER_REFLECT)
         return (prediction + change).round().clip(0, 255).astype(np.uint8)

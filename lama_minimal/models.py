@@ -105,6 +105,8 @@ class FourierGenerator(nn.Module):
     """Side of the pictures that the weights were trained on, pixels."""
     coarse_to_fine: bool = False
     """Whether wide holes in larger pictures are better filled so: see :class:`~lama_minimal.inference.Inpainter`."""
+    seamless: bool = True
+    """Whether fillings are shifted to meet what is around them: see :class:`~lama_minimal.inference.Inpainter`."""
 
     def __init__(
         self,
@@ -196,6 +198,8 @@ class ResidualGenerator(nn.Module):
     """Side of the pictures that the weights were trained on, pixels."""
     coarse_to_fine: bool = False
     """Whether wide holes in larger pictures are better filled so: see :class:`~lama_minimal.inference.Inpainter`."""
+    seamless: bool = True
+    """Whether fillings are shifted to meet what is around them: see :class:`~lama_minimal.inference.Inpainter`."""
 
     def __init__(
         self,

@@ -219,6 +219,7 @@ def test_released_folder_and_safetensors(tmp_path):
 def test_loaded_generator_computes_what_the_reference_does(tmp_path, golden, save):
     save(tmp_path / "file")
     generator = load_authors_generator(str(tmp_path / "file"))
+    assert not generator.seamless  # fills as the authors' program does
     assert not generator.training
     with torch.no_grad():
         assert relative_error(generator(golden["fourier.x"]), golden["fourier.y_eval"]) < 1e-5

@@ -112,7 +112,7 @@ def test_any_size_keeps_known_pixels(size: tuple[int, int], downsamplings: int) 
     """The result has the picture's size; known pixels are bit-exact; holes are what the network says, rounded."""
     torch.manual_seed(1)
     generator = FourierGenerator(width=8, blocks=1, downsamplings=downsamplings)
-    inpainter = Inpainter(generator, device="cpu", precision="float32")
+    inpainter = Inpainter(generator, device="cpu", precision="float32", seamless=False)
     image = photograph(*size)
     mask = np.random.default_rng(0).random(size) < 0.3
     mask[0, 0] = True
@@ -884,3 +884,49 @@ def test_the_model_says_whether_from_coarse_to_fine():
     network.coarse_to_fine = True
     assert Inpainter(network).coarse_to_fine and not Inpainter(network, coarse_to_fine=False).coarse_to_fine
     assert Inpainter.load("course").coarse_to_fine and not Inpainter.load("course-scenes").coarse_to_fine
+
+
+# ---------------------------------------------------------------------------------------------------------- seamless
+
+
+class Shifted(torch.nn.Module):
+    """Predicts what is there, and in the hole a stripe pattern, all of it too bright by a ramp."""
+
+    seamless = True
+
+    def __init__(self, truth: np.ndarray, ramp: np.ndarray) -> None:
+        super().__init__()
+        self.truth, self.ramp = (torch.from_numpy(x.astype(np.float32) / 255) for x in (truth, ramp))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.truth + self.ramp).permute(2, 0, 1)[None].clamp(0, 1)
+
+
+@pytest.mark.parametrize("ramp", [0, 20, 40])
+def test_what_is_wrong_around_the_hole_is_mended_in_it(ramp):
+    """A network that is wrong by a ramp, which is harmonic, is right after it, without a step at the border."""
+    rows, columns = np.indices((96, 128))
+    truth = np.stack([100 + 40 * np.sin(rows / 3), 120 + 0.3 * columns, 90 + 0.2 * rows], axis=-1)
+    wrong = np.repeat((ramp * columns / 127 + ramp / 4)[..., None], 3, axis=-1)
+    hole = box((96, 128), 20, 30, 50, 60) | box((96, 128), 80, 100, 16, 28)  # inside, and at a corner
+    rgb = truth.round().astype(np.uint8)
+    filled = Inpainter(Shifted(truth, wrong)).fill(rgb, hole).astype(float)
+    assert np.array_equal(filled[~hole], rgb[~hole])
+    inner = hole & (columns < 99)  # at the picture's edge heat does not follow a ramp
+    assert np.abs(filled - truth)[inner].max() < 2.5
+    assert np.abs(filled - truth)[hole].mean() < 1.5
+    seam = Inpainter(Shifted(truth, wrong), seamless=False).fill(rgb, hole).astype(float)
+    assert np.abs(seam - truth - wrong)[hole].max() <= 1
+
+
+def test_nothing_known_nothing_to_meet():
+    truth = np.full((64, 64, 3), 90)
+    everything = np.ones((64, 64), bool)
+    assert (Inpainter(Shifted(truth, truth * 0 + 20)).fill(truth.astype(np.uint8), everything) == 110).all()
+
+
+def test_the_model_says_whether_seamless():
+    assert Inpainter.load("course").seamless and not Inpainter.load("course", seamless=False).seamless
+    network = FourierGenerator(width=8, blocks=1)
+    network.seamless = False  # as the authors' files say
+    assert not Inpainter(network).seamless and Inpainter(network, seamless=True).seamless
