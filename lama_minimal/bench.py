@@ -1,4 +1,4 @@
-"""How fast, how large, how exact: every figure is a ratio of runs that took turns in one process.
+"""How fast, how large, how exact: every figure is a ratio of runs that took turns in one command.
 
 A shared machine is never quiet, so times alone say little. Here contenders take turns, round after round; what disturbs
 one disturbs the other, and medians of many turns are compared. The machine's own best rate in a plain convolution is
@@ -18,7 +18,8 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,9 @@ from lama_minimal.viz import PALETTE, draw_bars, method_colours, style
 
 Row = dict[str, Any]
 """One line of a table: what was measured, and its numbers."""
+
+Ask = Callable[..., Any]
+"""Carries out a task with its arguments, perhaps in another process, and gives what it returns."""
 
 PARTS = ("inference", "training", "profile", "strategy", "memory", "feeding", "shards", "growth")
 
@@ -171,16 +175,17 @@ def count_operations(run: Callable[[], object]) -> float:
     return float(counter.total)
 
 
-def in_new_process(task: Callable[..., object], *arguments: object, large_pages: bool) -> Any:
-    """What ``task``, which lies at the top of a module, returns in a fresh process.
+@contextmanager
+def new_process(large_pages: bool) -> Iterator[Ask]:
+    """A fresh process, which carries out what it is asked to: ``ask(task, *arguments)``, the task at a module's top.
 
     PyTorch reads once whether large tensors get large pages: filling has them, training and the authors' code do not.
     """
     before = os.environ.get(LARGE_PAGES)
     os.environ[LARGE_PAGES] = str(int(large_pages))
     try:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(task, arguments)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            yield lambda task, *arguments: pool.submit(task, *arguments).result()
     finally:
         del os.environ[LARGE_PAGES]
         if before is not None:
@@ -189,7 +194,8 @@ def in_new_process(task: Callable[..., object], *arguments: object, large_pages:
 
 def peak_memory(task: Callable[..., object], *arguments: object, large_pages: bool = False) -> int:
     """Largest resident memory, bytes, of a fresh process that runs ``task``, which lies at the top of a module."""
-    return in_new_process(_measured, task, arguments, large_pages=large_pages)
+    with new_process(large_pages) as ask:
+        return ask(_measured, task, arguments)
 
 
 def _measured(task: Callable[..., object], arguments: tuple) -> int:
@@ -318,46 +324,76 @@ def _run_session(session: Callable[[np.ndarray, np.ndarray], np.ndarray], x: Ten
 
 
 def measure_training(
-    preset: str, batch_sizes: Sequence[int], rounds: int, reference: Reference | None, device: torch.device
+    preset: str, batch_sizes: Sequence[int], rounds: int, folder: Path | None, device: torch.device
 ) -> Iterator[Row]:
     """Time of a whole training step, every loss, at 256×256, with the authors' step beside ours.
 
-    On a CPU training also keeps freed memory, which is left out: a process does that for all steps or for none, and the
-    authors' do not.
+    On a CPU each program has a process of its own, as its users have it: ours keeps freed memory, the authors' does
+    not. The processes take turns.
     """
+    gpu = device.type == "cuda"
     for size in batch_sizes:
-        samples = [(sample.image, sample.mask) for sample in photographs(256)]
-        batch = collate([samples[index % len(samples)] for index in range(size)])
-        steps = {} if reference is None else {"reference": _reference_step(preset, reference, batch, device)}
-        steps |= {
-            "ours, float32": our_step(preset, batch, device, "float32"),
-            "ours, float32, prediction judged again": our_step(preset, batch, device, "float32", reuse=True),
-            "ours, bfloat16": our_step(preset, batch, device, "bfloat16"),
-            "ours, bfloat16, prediction judged again": our_step(preset, batch, device, "bfloat16", reuse=True),
+        with ExitStack() as programs:
+            asks: dict[str, Ask] = {}
+            for theirs in (None,) if folder is None else (str(folder), None):
+                ask = _here if gpu else programs.enter_context(new_process(large_pages=False))
+                asks |= dict.fromkeys(ask(_prepare_steps, preset, size, theirs, str(device)), ask)
+            roof = roof_of(device)
+            steps = {name: partial(ask, _make_step, name) for name, ask in asks.items()}
+            timings = take_turns({"roof": roof, **steps}, rounds, device)
+            rate = roof.rate(timings.pop("roof"))
+            for name, timing in timings.items():
+                if gpu:
+                    torch.cuda.reset_peak_memory_stats(device)
+                operations = asks[name](_count_step, name)
+                memory = {"GPU MiB": torch.cuda.max_memory_allocated(device) / 2**20} if gpu else {}
+                yield {
+                    "part": "training", "model": preset, "batch": size, "contender": name,
+                    **_times(timing, timings.get("reference")), "images a second": size / timing.median,
+                    "times floor": timing.median * rate / operations, "GFLOP/s": operations / timing.median / 1e9,
+                    roof.NAME: rate / 1e9, **memory,
+                }  # fmt: skip
+            _STEPS.clear()
+
+
+_STEPS: dict[str, Callable[[], object]] = {}
+"""The training steps of this process, by contender."""
+
+
+def _here(task: Callable[..., Any], *arguments: object) -> Any:
+    """Ask this process."""
+    return task(*arguments)
+
+
+def _prepare_steps(preset: str, batch_size: int, folder: str | None, device: str) -> list[str]:
+    """Make ready the steps of the authors' code in ``folder``, or ours; say which."""
+    place = torch.device(device)
+    samples = [(sample.image, sample.mask) for sample in photographs(256)]
+    batch = collate([samples[index % len(samples)] for index in range(batch_size)])
+    if folder is not None:
+        steps = {"reference": _reference_step(preset, Reference(folder), batch, place)}
+    else:
+        again = "prediction judged again"
+        steps = {
+            "ours, float32": our_step(preset, batch, place, "float32"),
+            f"ours, float32, {again}": our_step(preset, batch, place, "float32", reuse=True),
+            "ours, bfloat16": our_step(preset, batch, place, "bfloat16"),
+            f"ours, bfloat16, {again}": our_step(preset, batch, place, "bfloat16", reuse=True),
         }
-        gpu = device.type == "cuda"
-        if gpu:
-            steps["ours, bfloat16, compiled"] = our_step(preset, batch, device, "bfloat16", compiled=True)
-        roof = roof_of(device)
-        timings = take_turns({"roof": roof, **steps}, rounds, device)
-        rate = roof.rate(timings.pop("roof"))
-        for name, timing in timings.items():
-            if gpu:
-                torch.cuda.reset_peak_memory_stats(device)
-            operations = count_operations(steps[name])
-            memory = {"GPU MiB": torch.cuda.max_memory_allocated(device) / 2**20} if gpu else {}
-            yield {
-                "part": "training", "model": preset, "batch": size, "contender": name,
-                **_times(timing, timings.get("reference")), "images a second": size / timing.median,
-                "times floor": timing.median * rate / operations, "GFLOP/s": operations / timing.median / 1e9,
-                roof.NAME: rate / 1e9, **memory,
-            }  # fmt: skip
+        if place.type == "cuda":
+            steps["ours, bfloat16, compiled"] = our_step(preset, batch, place, "bfloat16", compiled=True)
+        else:
+            freed_memory_kept().__enter__()  # as train does, for as long as this process lives
+    _STEPS.update(steps)
+    return list(steps)
 
 
-def _training_rows(preset: str, batch_sizes: Sequence[int], rounds: int, folder: str | None, device: str) -> list[Row]:
-    """All of :func:`measure_training`, for a process of its own."""
-    reference = None if folder is None else Reference(folder)
-    return list(measure_training(preset, batch_sizes, rounds, reference, torch.device(device)))
+def _make_step(name: str) -> None:
+    _STEPS[name]()
+
+
+def _count_step(name: str) -> float:
+    return count_operations(_STEPS[name])
 
 
 def _reference_step(preset: str, reference: Reference, batch: Batch, device: torch.device) -> Callable[[], object]:
@@ -801,12 +837,12 @@ def bench(
         raise UserError(f"the authors' code is compared for lama-fourier and big-lama, not for {preset}")
     place, theirs = pick_device(device), None if reference is None else Reference(reference)
     gpu = place.type == "cuda"
-    training = preset, (10, 30) if gpu else (2,), rounds, reference and str(reference), str(place)
+    batch_sizes = (10, 30) if gpu else (2,)
     work: dict[str, Callable[[], list[Iterable[Row]]]] = {
         "inference": lambda: [
             measure_inference(preset, (256, 512, 1024, 2048) if gpu else (256, 512, 1024), rounds, theirs, place)
         ],
-        "training": lambda: [in_new_process(_training_rows, *training, large_pages=False)],
+        "training": lambda: [measure_training(preset, batch_sizes, rounds, reference, place)],
         "profile": lambda: [measure_profile(preset, 10 if gpu else 2, place)],
         "strategy": lambda: [measure_strategy(preset, 2048, max(1, rounds // 3), theirs, place)],
         "memory": lambda: [measure_memory(preset, (256, 512, 1024, 2048, 4096), rounds, reference)],

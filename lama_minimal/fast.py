@@ -202,7 +202,7 @@ class UpConv(nn.Module):
         weight, bias = fold(conv, norm)
         self.conv = copy.deepcopy(conv)
         self.conv.weight, self.conv.bias = nn.Parameter(weight), nn.Parameter(bias)
-        self.conv.to(precision, memory_format=torch.channels_last)
+        self.conv.to(precision, memory_format=torch.channels_last)  # its bias may be rounded: little comes after it
 
     def height(self, rows: int) -> int:
         """Rows of the output for that many of the input."""
@@ -225,13 +225,12 @@ class FastSpectralTransform(nn.Module):
     """:class:`~lama_minimal.fourier.SpectralTransform`, channels innermost."""
 
     def __init__(self, path: SpectralTransform, norm: nn.BatchNorm2d, precision: torch.dtype, last: bool) -> None:
-        """Take over ``path``, with ``norm`` folded in; shift and ReLU come with it if it is the last path."""
+        """Take over ``path``, with ``norm`` folded in; a ReLU follows if it is the last path."""
         super().__init__()
         unit = path.fourier_unit
         self.reduce = Linear(*fold(path.reduce[0], path.reduce[1]), precision, relu=True)
         self.mix = Linear(*fold(unit.conv, unit.norm), precision, relu=True)
-        weight, shift = fold(path.expand, norm)
-        self.expand = Linear(weight, shift if last else None, precision, relu=last)
+        self.expand = Linear(*fold(path.expand, norm), precision, relu=last)
         self.local_fourier_unit = copy.deepcopy(path.local_fourier_unit)
         if self.local_fourier_unit is not None:
             self.local_fourier_unit.to(precision)
@@ -273,12 +272,12 @@ class FastFFC(nn.Module):
         there = {place: conv for place, conv in convs.items() if conv is not None}
         folded = {(source, target): fold(conv, norms[target]) for (source, target), conv in there.items()}
         shifts = [next((shift for (_, to), (_, shift) in folded.items() if to == target), None) for target in (0, 1)]
-        paths = [(*place, weight) for place, (weight, _) in folded.items()]
-        self.convolutions = make_bank(paths, shifts, precision, relu=True)
         self.global_to_global = None
         if ffc.global_to_global is not None:
-            last = ffc.local_to_global is None
+            last, shifts[1] = ffc.local_to_global is None, None
             self.global_to_global = FastSpectralTransform(ffc.global_to_global, norms[1], precision, last)
+        paths = [(*place, weight) for place, (weight, _) in folded.items()]
+        self.convolutions = make_bank(paths, shifts, precision, relu=True)
 
     def forward(self, branches: Branches) -> Branches:
         """Map a pair of branches to a pair of branches of the same shapes."""

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from lama_minimal import fast, kernels
+from lama_minimal.checkpoint import load_generator
+from lama_minimal.evaluate import photographs
 from lama_minimal.fast import FastGenerator
-from lama_minimal.models import FourierGenerator, ResidualGenerator
+from lama_minimal.models import FourierGenerator, ResidualGenerator, generator_input
 
 GENERATORS = {
     "fourier": lambda: FourierGenerator(8, 2),
@@ -98,6 +100,19 @@ def test_bfloat16_stays_close(generator):
     assert result.dtype == torch.float32
     error = (result - expected).square().mean().sqrt()
     assert 0 < error < 0.05 * expected.std()
+
+
+@pytest.mark.parametrize("name", ["course", "course-regular"])
+def test_trained_networks_bear_bfloat16(name):
+    """PSNR of bfloat16 to float32 over photographs; with rounded biases it was 46 and 33 dB."""
+    generator, errors = load_generator(name), []
+    network = FastGenerator(generator, torch.bfloat16)
+    for sample in photographs(256)[:3]:
+        image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].float() / 255
+        x = generator_input(image, torch.from_numpy(sample.mask)[None, None].float())
+        with torch.no_grad():
+            errors.append((network(x).float() - generator(x)).square().mean())
+    assert -10 * torch.stack(errors).log10().max() > 49
 
 
 def test_large_feature_maps_never_exist_as_a_whole(monkeypatch):
