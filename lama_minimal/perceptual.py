@@ -50,8 +50,8 @@ class _MeanSquare(torch.autograd.Function):
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
         difference = first - second
         ctx.save_for_backward(difference)
-        wide = torch.promote_types(difference.dtype, torch.float32)
-        return torch.linalg.vector_norm(difference, dtype=wide).square() / difference.numel()
+        wide = difference.to(torch.promote_types(difference.dtype, torch.float32))
+        return torch.linalg.vector_norm(wide).square() / difference.numel()  # its own dtype=… takes four times as long
 
     @staticmethod
     @once_differentiable
