@@ -148,7 +148,7 @@ def solve_laplace(u: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return answer.reshape(u.shape)
 
 
-def settle(u: np.ndarray, hole: np.ndarray) -> np.ndarray:
+def settle(u: np.ndarray, hole: np.ndarray, reach: float = np.inf) -> np.ndarray:
     """Nearly what :func:`solve_laplace` finds, some hundred times as fast: from coarse to fine.
 
     At half the size, where the hole is half as wide, heat has to flow half as far; what has come to rest there is
@@ -158,6 +158,7 @@ def settle(u: np.ndarray, hole: np.ndarray) -> np.ndarray:
     Args:
         u: (H, W, C) float32; what stands in the hole is not looked at.
         hole: (H, W) bool, with a known pixel somewhere.
+        reach: where heat also leaks away, ``Δu = u / reach²``: over this many pixels u falls to 1/e.
 
     Returns:
         (H, W, C) float32, as ``u`` outside the hole.
@@ -168,11 +169,11 @@ def settle(u: np.ndarray, hole: np.ndarray) -> np.ndarray:
     small_size = -(-width // 2), -(-height // 2)
     share = cv2.resize(known, small_size, interpolation=cv2.INTER_AREA)  # of a small pixel's area
     sums = cv2.resize(u * known[..., None], small_size, interpolation=cv2.INTER_AREA)
-    small = settle(sums / np.maximum(share, 1e-6)[..., None], share < 1e-6)
+    small = settle(sums / np.maximum(share, 1e-6)[..., None], share < 1e-6, reach / 2)
     start = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     inside, answer = hole.astype(np.uint8), u.copy()
     cv2.copyTo(start, inside, answer)
-    neighbours = np.float32([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) / 4
+    neighbours = np.float32([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) / (4 + 1 / reach**2)
     for _ in range(SWEEPS):  # beyond the border is the pixel itself: no flow
         cv2.copyTo(cv2.filter2D(answer, -1, neighbours, borderType=cv2.BORDER_REPLICATE), inside, answer)
     return answer

@@ -50,6 +50,10 @@ DEPTH, SPREAD = 16, 8
 """How far inside a hole the plan of the coarser scale begins to count, and the standard deviation of the blur that
 divides low frequencies from high ones, pixels. Tried at 512 pixels: 8 to 24 and 4 to 12 differ little."""
 
+SEAM_REACH = 8
+"""How far inside a hole the error beside it still counts for 1/e, pixels. With 8 no picture of 60 had a larger error in
+thick holes than without, with 16 one in thirty, without limit one in four."""
+
 LONG_SIDE = 1024
 """Pixels: ``auto`` takes crops above it, ``resize`` shrinks to it. Far above its training size a network weakens."""
 REACH = 32
@@ -299,13 +303,15 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def _without_seam(prediction: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The prediction, shifted inside the hole so that it meets the known pixels (seamless cloning, Pérez et al. 2003).
+    """The prediction, shifted near the hole's border so that it meets the known pixels.
 
-    A network predicts known pixels, too, and what it gets wrong beside the hole it gets wrong in the same way a pixel
-    further inside. This error, continued into the hole as heat would spread, is taken off: the prediction's gradients
-    stay nearly as they are, and its values meet those outside. Arrays are uint8 (H, W, 3) and bool (H, W).
+    A network predicts known pixels, too, and what it gets wrong beside the hole it gets wrong in much the same way a
+    few pixels further inside. This error, continued into the hole as heat would spread that leaks away, is taken off.
+    (In seamless cloning, Pérez et al. 2003, nothing leaks. That gains more in the mean, but it harms a quarter of all
+    pictures, smooth skies first of all: deep inside the error is another one.) Arrays are uint8 (H, W, 3) and bool
+    (H, W).
     """
-    error = settle(prediction.astype(np.float32) - rgb, hole)
+    error = settle(prediction.astype(np.float32) - rgb, hole, SEAM_REACH)
     return (prediction - error).round().clip(0, 255).astype(np.uint8)
 
 
