@@ -51,8 +51,8 @@ DEPTH, SPREAD = 16, 8
 divides low frequencies from high ones, pixels. Tried at 512 pixels: 8 to 24 and 4 to 12 differ little."""
 
 SEAM_REACH = 8
-"""How far inside a hole the error beside it still counts for 1/e, pixels. With 8 no picture of 60 had a larger error in
-thick holes than without, with 16 one in thirty, without limit one in four."""
+"""How far inside a hole the error beside it still counts for 1/e, pixels. With 8, 2 of 100 pictures have a larger error
+in thick holes than without, by .0006 at most; with 16 some more, without limit one in four."""
 
 LONG_SIDE = 1024
 """Pixels: ``auto`` takes crops above it, ``resize`` shrinks to it. Far above its training size a network weakens."""

@@ -11,9 +11,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +48,28 @@ def _quietly(*command: str) -> bool:
 
 def _find_chromium(own: str) -> str | None:
     """The path of a Chromium, installed if need be; None if there is none to be had."""
-    if found := _on_path():
-        return found
-    if Path(own).exists() or _quietly(sys.executable, "-m", "playwright", "install", "chromium"):
-        return own
-    if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
-        _quietly("apt-get", "update")
-        _quietly("apt-get", "install", "--yes", "--no-install-recommends", "chromium")
-    return _on_path()
+    with _one_at_a_time():
+        if found := _on_path():
+            return found
+        if Path(own).exists() or _quietly(sys.executable, "-m", "playwright", "install", "chromium"):
+            return own
+        if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
+            _quietly("apt-get", "update")
+            _quietly("apt-get", "install", "--yes", "--no-install-recommends", "chromium")
+        return _on_path()
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """One worker installs, the others wait: apt-get gives up where another one is at work."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (Path(tempfile.gettempdir()) / "lama-minimal-chromium.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _give_up(reason: str) -> None:

@@ -136,6 +136,7 @@ def run_without_a_network(test: str) -> None:
 def test_remove_something(request, tmp_path):
     """The file that comes back has the upload's size and orientation, and its known pixels; no network is needed."""
     if has_namespaces() and "NOTHING_BUT_LOOPBACK" not in os.environ:
+        request.getfixturevalue("browser")  # installed, if need be, where there is a network
         run_without_a_network("test_remove_something")
         return
     visit = request.getfixturevalue("visit")
