@@ -358,6 +358,8 @@ def measure_training(
 
 _STEPS: dict[str, Callable[[], object]] = {}
 """The training steps of this process, by contender."""
+_KEPT = ExitStack()
+"""What holds until this process ends."""
 
 
 def _here(task: Callable[..., Any], *arguments: object) -> Any:
@@ -383,7 +385,7 @@ def _prepare_steps(preset: str, batch_size: int, folder: str | None, device: str
         if place.type == "cuda":
             steps["ours, bfloat16, compiled"] = our_step(preset, batch, place, "bfloat16", compiled=True)
         else:
-            freed_memory_kept().__enter__()  # as train does, for as long as this process lives
+            _KEPT.enter_context(freed_memory_kept())  # as train does, for as long as this process lives
     _STEPS.update(steps)
     return list(steps)
 

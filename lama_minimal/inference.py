@@ -52,7 +52,7 @@ divides low frequencies from high ones, pixels. Tried at 512 pixels: 8 to 24 and
 
 SEAM_REACH = 8
 """How far inside a hole the error beside it still counts for 1/e, pixels. With 8, 2 of 100 pictures have a larger error
-in thick holes than without, by .0006 at most; with 16 some more, without limit one in four."""
+in thick holes than without, by .0006 at most; without a limit one in four of 60."""
 
 LONG_SIDE = 1024
 """Pixels: ``auto`` takes crops above it, ``resize`` shrinks to it. Far above its training size a network weakens."""
@@ -307,8 +307,8 @@ def _without_seam(prediction: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> 
 
     A network predicts known pixels, too, and what it gets wrong beside the hole it gets wrong in much the same way a
     few pixels further inside. This error, continued into the hole as heat would spread that leaks away, is taken off.
-    (In seamless cloning, Pérez et al. 2003, nothing leaks. That gains more in the mean, but it harms a quarter of all
-    pictures, smooth skies first of all: deep inside the error is another one.) Arrays are uint8 (H, W, 3) and bool
+    (In seamless cloning, Pérez et al. 2003, nothing leaks. That gains more in the mean, but it harms a quarter of the
+    pictures, a smooth sky for one: deep inside the error is another one.) Arrays are uint8 (H, W, 3) and bool
     (H, W).
     """
     error = settle(prediction.astype(np.float32) - rgb, hole, SEAM_REACH)

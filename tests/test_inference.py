@@ -891,8 +891,8 @@ def test_the_model_says_whether_from_coarse_to_fine():
 # ---------------------------------------------------------------------------------------------------------- seamless
 
 
-class Shifted(torch.nn.Module):
-    """Predicts what is there, and in the hole a stripe pattern, all of it too bright by a ramp."""
+class Shifted(nn.Module):
+    """Predicts the truth, too bright by a ramp."""
 
     seamless = True
 

@@ -67,7 +67,7 @@ def _one_at_a_time() -> Iterator[None]:
         return
     import fcntl
 
-    with (Path(tempfile.gettempdir()) / "lama-minimal-chromium.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / f"lama-minimal-chromium-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
