@@ -431,6 +431,11 @@ class Shards:
         """Without open files, which no other process can use."""
         return self.__dict__ | {"_files": OrderedDict(), "_chunks": {}}
 
+    def __del__(self) -> None:
+        """Close the files; Python would, too, but with a warning for each, at a time of its own choice."""
+        for file in getattr(self, "_files", {}).values():
+            file.close()
+
     def _forget(self) -> None:
         """Have no file open, and no chunk in use."""
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()

@@ -1,5 +1,6 @@
 """Tar files as data sets: what is in them is found, read and shuffled rightly, from disks and from servers."""
 
+import gc
 import gzip
 import io
 import itertools
@@ -250,7 +251,23 @@ def test_broken_images_are_counted_and_replaced(tmp_path) -> None:
         batch = next(iter(training_loader(data, 9)))
     seen = {number(image.permute(1, 2, 0).numpy()) for image in batch.image}
     assert seen == set(range(9)) - {1, 4}
-    assert "unreadable image" in str(caught[0].message) and "a.tar" in str(caught[0].message)
+    messages = [str(each.message) for each in caught if each.category is UserWarning]
+    assert "unreadable image" in messages[0] and "a.tar" in messages[0]
+
+
+def test_a_set_that_is_dropped_closes_its_files(tmp_path) -> None:
+    """Its own ones only: a part taken from it goes on reading."""
+    images = Shards(write_shards(tmp_path, 40, 20))
+    part = images.take(np.arange(30))
+    assert images[0].content == part[0].content
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del images
+        gc.collect()
+        assert part[25].content
+        del part
+        gc.collect()
+    assert not [each for each in caught if each.category is ResourceWarning]
 
 
 # ------------------------------------------------------------------------------------------------------------- order
