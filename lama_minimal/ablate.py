@@ -279,7 +279,7 @@ def blocks(scale: Scale) -> Table:
 
 def beyond(scale: Scale) -> Table:
     """What the paper did not ask: shortcuts in training, quality by the second, strong perspective."""
-    judged = changed(scale.judged, run=dict(steps=scale.steps["judged"]))
+    judged = changed(scale.judged, run=dict(steps=scale.steps["judged"], reuse_prediction=False))
     hrf = perceptual(scale).rows[0].settings
     rows = [
         Row("new prediction", judged, "the discriminator judges the updated generator, as the paper's does"),

@@ -4,21 +4,18 @@ On a CPU, oneDNN adds bias, a second summand and the ReLU while the result is st
 once in the processor's order. Biases stay in float32 whatever the precision: a rounded one is wrong by the same amount
 at every pixel, which does not average out in the layers that follow (trained networks: 33 instead of 52 dB PSNR).
 
-Wide 3×3 convolutions in float32 also run with half the multiplications by minimal filtering, F(4, 3) (Winograd,
-"Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
-CVPR 2016), along the height of the picture only. Six rows of the input become six sums of rows, each goes through a 1×3
-convolution of its own, and sums of the six results are four rows of the output: 6 · 3 multiplications instead of 4 · 9.
-Sums of whole rows cost little.
+Wide 3×3 convolutions also run with fewer multiplications, by the rules of :mod:`lama_minimal.winograd`.
 
 Shape letters: B batch, C channels, H × W pixels, n tiles of rows.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lama_minimal.winograd import FOUR_ROWS, TWO_ROWS, MinimalFiltering, empty
 
 STRIP_POSITIONS = 2**12
 """Pixels of a strip in which :class:`WinogradBank` works: almost full speed, and little memory."""
@@ -173,7 +170,7 @@ class WinogradBank(Bank):
     """The same with half the multiplications, in bfloat16 with two thirds of them. On a CPU."""
 
     @property
-    def rule(self) -> "MinimalFiltering":
+    def rule(self) -> MinimalFiltering:
         """How many rows at once, and how."""
         return FOUR_ROWS if self.precision == torch.float32 else TWO_ROWS
 
@@ -193,7 +190,7 @@ class WinogradBank(Bank):
         outputs = list(adds)  # what there is to add is replaced by the output: one large tensor less
         for target, channels in self.channels.items():
             if adds[target] is None:
-                outputs[target] = _new(x, batch, channels, height, width)
+                outputs[target] = empty(x, batch, channels, height, width)
         step = max(rows, STRIP_POSITIONS // (batch * width) // rows * rows)
         for first in range(0, height, step):
             self.strip(inputs, adds, outputs, first, min(first + step, height))
@@ -224,91 +221,6 @@ class WinogradBank(Bank):
         tiles = max(-(-(last - first) // rows), -(-LEAST_POSITIONS // x.shape[3]))
         missing = tiles * rows - (last - first)
         return F.pad(strip, (0, 0, 0, missing)) if missing else strip
-
-
-def _new(x: Tensor, *shape: int) -> Tensor:
-    """An empty (B, C, H, W), channels innermost, of the type and on the device of ``x``."""
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
-def _rows_of(sums: Sequence[Tensor], rows: int) -> Tensor:
-    """An empty (B, C, rows · n, W) for sums (B, C, n, W)."""
-    batch, channels, count, width = sums[0].shape
-    return _new(sums[0], batch, channels, rows * count, width)
-
-
-def split_four(x: Tensor) -> list[Tensor]:
-    """Four rows and their neighbours above and below, (B, C, 4n + 2, W + 2) → six sums of rows, (B, C, n, W + 2)."""
-    row = [x[:, :, offset : x.shape[2] - 5 + offset : 4] for offset in range(6)]
-    even, odd = torch.add(row[4], row[2], alpha=-4), torch.add(row[3], row[1], alpha=-4)
-    even_2, odd_2 = row[4] - row[2], row[3] - row[1]
-    return [
-        torch.add(row[4], row[2], alpha=-5).add_(row[0], alpha=4),
-        even + odd,
-        even.sub_(odd),
-        torch.add(even_2, odd_2, alpha=2),
-        even_2.sub_(odd_2, alpha=2),
-        torch.add(row[5], row[3], alpha=-5).add_(row[1], alpha=4),
-    ]
-
-
-def join_four(sums: Sequence[Tensor]) -> Tensor:
-    """Six results (B, C, n, W), used up, → (B, C, 4n, W)."""
-    out, (zero, one, minus_one, two, minus_two, infinity) = _rows_of(sums, 4), sums
-    even, odd = one + minus_one, one.sub_(minus_one)
-    even_2, odd_2 = two + minus_two, two.sub_(minus_two)
-    torch.add(odd, odd_2, alpha=2, out=out[:, :, 1::4])
-    torch.add(even, even_2, alpha=4, out=out[:, :, 2::4])
-    torch.add(zero, even.add_(even_2), out=out[:, :, 0::4])
-    torch.add(infinity, odd.add_(odd_2, alpha=8), out=out[:, :, 3::4])
-    return out
-
-
-def split_two(x: Tensor) -> list[Tensor]:
-    """Two rows and their neighbours above and below, (B, C, 2n + 2, W + 2) → four sums of rows, (B, C, n, W + 2).
-
-    The last one has the other sign than in Lavin and Gray, here and in :func:`join_two`.
-    """
-    row = [x[:, :, offset : x.shape[2] - 3 + offset : 2] for offset in range(4)]
-    return [row[0] - row[2], row[1] + row[2], row[2] - row[1], row[3] - row[1]]
-
-
-def join_two(sums: Sequence[Tensor]) -> Tensor:
-    """Four results (B, C, n, W), used up, → (B, C, 2n, W)."""
-    out, (zero, one, minus_one, infinity) = _rows_of(sums, 2), sums
-    torch.add(zero.add_(one), minus_one, out=out[:, :, 0::2])
-    torch.add(one.sub_(minus_one), infinity, out=out[:, :, 1::2])
-    return out
-
-
-class MinimalFiltering(NamedTuple):
-    """A rule F(rows, 3): rows of the output by ``join`` of convolutions of ``split``, with ``filters`` of a kernel."""
-
-    rows: int
-    filters: tuple[tuple[float, float, float], ...]
-    """A kernel's three rows → one for each point: multiples of a polynomial's values at 0, 1, -1, (2, -2), infinity."""
-    split: Callable[[Tensor], list[Tensor]]
-    join: Callable[[Sequence[Tensor]], Tensor]
-
-
-TWO_ROWS = MinimalFiltering(
-    2, ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)), split_two, join_two
-)
-"""F(2, 3): factors of 1 and -1 only, which bfloat16 can bear; 1.7 times the rounding error of the direct sums."""
-FOUR_ROWS = MinimalFiltering(
-    4,
-    (
-        (1 / 4, 0, 0),
-        (-1 / 6, -1 / 6, -1 / 6),
-        (-1 / 6, 1 / 6, -1 / 6),
-        (1 / 24, 1 / 12, 1 / 6),
-        (1 / 24, -1 / 12, 1 / 6),
-        (0, 0, 1),
-    ),
-    split_four,
-    join_four,
-)
-"""F(4, 3): two to three times the rounding error of the direct sums, some 2e-6 of the output's spread in float32."""
 
 
 def make_bank(

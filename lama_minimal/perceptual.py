@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lama_minimal.fourier import FFCBlock, FFCResidual
+from lama_minimal.fourier import FFCBlock, FFCResidual, PaddedConv2d
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -65,7 +65,7 @@ def _conv_norm(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1
 ) -> list[nn.Module]:
     padding = dilation * (kernel_size // 2)
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+    conv = PaddedConv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
     return [conv, nn.BatchNorm2d(out_channels)]
 
 

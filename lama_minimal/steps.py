@@ -1,9 +1,10 @@
 """The two halves of a training step, side by side (LaMa, Section 2.2).
 
 The generator moves first; the discriminator then judges a *new* prediction of the updated generator, as the reference
-does (or, to save that forward pass, the prediction that the generator just made). Both networks stay in training mode
-throughout, so that BatchNorm's running statistics advance at every pass. A step takes a list of batches: their
-gradients are averaged before the one update (gradient accumulation), and between the processes of a distributed run.
+does, or the prediction that the generator just made, which saves a pass and is the default of a run. Both networks stay
+in training mode throughout, so that BatchNorm's running statistics advance at every pass. A step takes a list of
+batches: their gradients are averaged before the one update (gradient accumulation), and between the processes of a
+distributed run.
 """
 
 from collections.abc import Callable, Iterable, Sequence

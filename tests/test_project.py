@@ -14,6 +14,7 @@ PACKAGE = ROOT / "lama_minimal"
 
 # A module imports only from groups above its own.
 LAYERS = [
+    "winograd",
     "config masks fourier kernels classical checks",
     "models perceptual scenes download shards",
     "losses data metrics distances viz authors fast refine receptive_field reference",
