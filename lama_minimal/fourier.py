@@ -105,7 +105,7 @@ class _PaddedConvolution(torch.autograd.Function):
         wanted = ctx.needs_input_grad[1:4]
         if ctx.fewer and not torch.is_grad_enabled():  # else this gradient shall have a gradient
             padded = conv.pad(x) if wanted[1] else None
-            of_padded, of_weight = winograd.gradients(slope, padded, weight, conv.dilation[0], wanted[0])
+            of_padded, of_weight = winograd.convolve_backward(slope, padded, weight, conv.dilation[0], wanted[0])
             of_bias = slope.sum(dim=(0, 2, 3)) if wanted[2] else None
         else:
             of_padded, of_weight, of_bias = torch.ops.aten.convolution_backward(

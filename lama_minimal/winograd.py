@@ -5,8 +5,9 @@ Neural Networks", CVPR 2016): six rows of the input become six sums of rows, eac
 own, and sums of the six results are four rows of the output: 6 · 3 multiplications instead of 4 · 9. Sums of whole rows
 cost little; the same along the width would cost more than it saves.
 
-:func:`convolve` is the whole convolution, for training, and :func:`gradients` goes the same way back: what is linear
-has a transpose. Filling has its own form, with weights made ready once (:class:`~lama_minimal.kernels.WinogradBank`).
+:func:`convolve` is the whole convolution, for training, and :func:`convolve_backward` goes the same way back: what is
+linear has a transpose. Filling has its own form, with weights made ready once
+(:class:`~lama_minimal.kernels.WinogradBank`).
 
 Shape letters: B batch, C channels, H × W pixels, n tiles of rows, d dilation. Functions of rows take any dimensions
 behind the third.
@@ -147,7 +148,7 @@ FOUR_ROWS = MinimalFiltering(
 
 
 def pays(x: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> bool:
-    """Whether :func:`convolve` and :func:`gradients` serve, and are faster, for ``x`` (B, C, H, W) without its border.
+    """Whether :func:`convolve` and its way back serve, and are faster, for ``x`` (B, C, H, W) without its border.
 
     In float32, on a CPU, for 3×3 kernels without a stride, if the rows come in whole tiles, and many pixels in many
     channels, which lie innermost.
@@ -175,7 +176,7 @@ def convolve(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
     return _together(join_four([_apart(each, dilation) for each in sums]))
 
 
-def gradients(
+def convolve_backward(
     slope: Tensor, x: Tensor | None, weight: Tensor, dilation: int, of_x: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of :func:`convolve` by ``x``, if wanted, and by ``weight``, unless ``x`` is ``None``."""

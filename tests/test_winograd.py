@@ -19,7 +19,7 @@ def everywhere(monkeypatch):
     """Minimal filtering for small networks, too; says how often it was used, there and back."""
     used = []
     monkeypatch.setattr(winograd, "LEAST_PRODUCTS", 1)
-    for name in ("convolve", "gradients"):
+    for name in ("convolve", "convolve_backward"):
         plain = getattr(winograd, name)
         monkeypatch.setattr(winograd, name, lambda *given, n=name, f=plain: used.append(n) or f(*given))
     return used
@@ -47,11 +47,11 @@ def test_the_plain_convolution_and_its_gradients(height, width, dilation, layout
     expected = torch.autograd.grad(plain, [x, weight], slope)
     with torch.no_grad():
         assert torch.allclose(winograd.convolve(x, weight, dilation), plain)
-        both = winograd.gradients(slope, x, weight, dilation, True)
+        both = winograd.convolve_backward(slope, x, weight, dilation, True)
         assert all(torch.allclose(a, b) for a, b in zip(both, expected, strict=True))
-        alone = winograd.gradients(slope, None, weight, dilation, True)
+        alone = winograd.convolve_backward(slope, None, weight, dilation, True)
         assert torch.allclose(alone[0], expected[0]) and alone[1] is None
-        alone = winograd.gradients(slope, x, weight, dilation, False)
+        alone = winograd.convolve_backward(slope, x, weight, dilation, False)
         assert torch.allclose(alone[1], expected[1]) and alone[0] is None
 
 
@@ -76,9 +76,9 @@ def test_a_layer_goes_there_and_back(everywhere, mode, dilation, frozen):
     assert everywhere == [
         "convolve",
         "convolve",
-        "gradients",
+        "convolve_backward",
         "convolve",
-        "gradients",
+        "convolve_backward",
     ]  # the last one of the outer slope
 
 
@@ -97,7 +97,7 @@ def test_a_loss_network_gives_the_same_distance_and_slope(everywhere, monkeypatc
     (few, few_slope), (many, many_slope) = found
     assert (few - many).abs() < 1e-5 * many
     assert (few_slope - many_slope).norm() < 0.02 * many_slope.norm()  # at a ReLU's kink rounding decides
-    assert everywhere.count("convolve") == 2 * 5 and everywhere.count("gradients") == 5
+    assert everywhere.count("convolve") == 2 * 5 and everywhere.count("convolve_backward") == 5
 
 
 def test_only_where_it_serves(everywhere):

@@ -66,7 +66,9 @@ class Visitor:
     def settle(self) -> None:
         """Until nothing moves and no progress covers the editor, as a person would wait: Gradio's editor loads its own
         painting back after each upload, and a stroke meanwhile is lost."""
+        patience = time.monotonic() + 100
         while time.monotonic() < self.moved + 1 or self.page.locator(".progress-text").count():
+            assert time.monotonic() < patience, f"never at rest; {self.asked[-5:]}, {self.complaints[-5:]}"
             self.page.wait_for_timeout(200)
 
     def choose(self, picture: Path) -> None:
@@ -128,7 +130,10 @@ def run_without_a_network(test: str) -> None:
     alone = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", f"{__file__}::{test}"]
     inside = os.environ | {"CI": "1", "NOTHING_BUT_LOOPBACK": "1"}
-    done = subprocess.run([*alone, *command], capture_output=True, text=True, env=inside, timeout=600)
+    try:
+        done = subprocess.run([*alone, *command], capture_output=True, text=True, env=inside, timeout=600)
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"not done after {late.timeout} seconds: {late.stdout.decode()[-3000:]}")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "1 passed" in done.stdout
 
