@@ -129,11 +129,13 @@ def run_without_a_network(test: str) -> None:
     """This file's test of that name once more, where there is nothing but loopback."""
     alone = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", f"{__file__}::{test}"]
+    command += ["-o", "faulthandler_timeout=300"]  # says where it hangs
     inside = os.environ | {"CI": "1", "NOTHING_BUT_LOOPBACK": "1"}
     try:
         done = subprocess.run([*alone, *command], capture_output=True, text=True, env=inside, timeout=600)
     except subprocess.TimeoutExpired as late:
-        pytest.fail(f"not done after {late.timeout} seconds: {late.stdout.decode()[-3000:]}")
+        said = [(output or b"").decode()[-3000:] for output in (late.stdout, late.stderr)]
+        pytest.fail("\n".join([f"not done after {late.timeout} seconds:", *said]))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "1 passed" in done.stdout
 
