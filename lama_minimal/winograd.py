@@ -24,6 +24,9 @@ LEAST_PRODUCTS = 2**26
 """Fewest products of an input's and an output's channel, over all pixels of a batch, for which :func:`convolve` is
 faster: 1.1 times at 128 × 384 channels of 2 × 32² pixels, its gradients 1.4 times; half as much work loses some."""
 
+LEAST_CHANNELS = 128
+"""Fewest channels of input and of output: with 64, what the sums take exceeds what they save, in time and memory."""
+
 
 def empty(like: Tensor, batch: int, channels: int, *size: int) -> Tensor:
     """An empty (B, C, …), channels innermost, of the type and on the device of ``like``."""
@@ -162,6 +165,7 @@ def pays(x: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int
         and set(stride) == {1}
         and dilation[0] == dilation[1]
         and x.shape[2] % (4 * dilation[0]) == 0
+        and min(weight.shape[:2]) >= LEAST_CHANNELS
         and len(weight) * x.numel() >= LEAST_PRODUCTS
     )
 
