@@ -13,7 +13,7 @@ Shape letters: B batch, C channels, H × W pixels, n tiles of rows, d dilation. 
 behind the third.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -212,9 +212,9 @@ def _together(x: Tensor) -> Tensor:
     return x.movedim(1, -1).flatten(1, 2).movedim(-1, 1)
 
 
-def _filter(weight: Tensor) -> list[Tensor]:
-    """A weight (C_out, C, 3, 3) → six of (C_out, C, 1, 3)."""
-    return [_weighted(weight.split(1, dim=2), factors) for factors in FOUR_ROWS.filters]
+def _filter(weight: Tensor) -> Iterator[Tensor]:
+    """A weight (C_out, C, 3, 3) → six of (C_out, C, 1, 3), one after another: together they are twice as large."""
+    return (_weighted(weight.split(1, dim=2), factors) for factors in FOUR_ROWS.filters)
 
 
 def _filter_transposed(by_kernel: Sequence[Tensor]) -> Tensor:
