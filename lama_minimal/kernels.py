@@ -176,11 +176,9 @@ class WinogradBank(Bank):
 
     def pack(self, weight: Tensor, shift: Tensor | None, relu: bool) -> nn.Module:
         """One path's kernels of 1×3. The shift goes with the point 1, whose result enters each output row once."""
-        filters = torch.tensor(self.rule.filters, dtype=torch.float64, device=weight.device)
-        weights = torch.einsum("pr,ocrw->pocw", filters, weight.double()).to(self.precision).unsqueeze(3)
         return nn.ModuleList(
             Kernel(each, shift if point == 1 else None, self.precision, relu=False)
-            for point, each in enumerate(weights)
+            for point, each in enumerate(self.rule.kernels(weight.double()))
         )
 
     def forward(self, inputs: Sequence[Tensor | None], adds: Sequence[Tensor | None]) -> list[Tensor | None]:

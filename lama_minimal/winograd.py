@@ -126,6 +126,23 @@ class MinimalFiltering(NamedTuple):
     split: Callable[[Tensor], list[Tensor]]
     join: Callable[[Sequence[Tensor]], Tensor]
 
+    def kernels(self, weight: Tensor) -> Iterator[Tensor]:
+        """A weight (C_out, C, 3, 3) → (C_out, C, 1, 3) for each point, one after another: together they are larger."""
+        return (_weighted(weight.split(1, dim=2), factors) for factors in self.filters)
+
+    def kernels_transposed(self, by_kernel: Sequence[Tensor]) -> Tensor:
+        """The transpose of :meth:`kernels`."""
+        return torch.cat([_weighted(by_kernel, factors) for factors in zip(*self.filters, strict=True)], dim=2)
+
+
+def _weighted(terms: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
+    """``Σ factor · term``, without those that count nothing."""
+    (first, factor), *others = [pair for pair in zip(terms, factors, strict=True) if pair[1]]
+    total = first * factor
+    for term, factor in others:
+        total.add_(term, alpha=factor)
+    return total
+
 
 TWO_ROWS = MinimalFiltering(
     2, ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)), split_two, join_two
@@ -175,7 +192,7 @@ def convolve(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
 
     Rows a dilation apart belong together: of each d rows, every one has its own neighbours. Not differentiable.
     """
-    parts, kernels = map(_together, split_four(_apart(x, dilation))), _filter(weight)
+    parts, kernels = map(_together, split_four(_apart(x, dilation))), FOUR_ROWS.kernels(weight)
     sums = [F.conv2d(part, kernel, None, 1, 0, (1, dilation)) for part, kernel in zip(parts, kernels, strict=True)]
     return _together(join_four([_apart(each, dilation) for each in sums]))
 
@@ -192,14 +209,14 @@ def convolve_backward(
         batch, _, height, width = slopes[0].shape
         parts = [empty(slope, batch, weight.shape[1], height, width + 2 * dilation)] * 6
     by_part, by_kernel = [], []
-    for one_slope, part, kernel in zip(slopes, parts, _filter(weight), strict=True):
+    for one_slope, part, kernel in zip(slopes, parts, FOUR_ROWS.kernels(weight), strict=True):
         both = torch.ops.aten.convolution_backward(
             one_slope, part, kernel, None, (1, 1), (0, 0), (1, dilation), False, (0, 0), 1, (of_x, of_weight, False)
         )
         by_part.append(both[0])
         by_kernel.append(both[1])
     by_x = _together(split_four_transposed([_apart(each, dilation) for each in by_part])) if of_x else None
-    return by_x, _filter_transposed(by_kernel) if of_weight else None
+    return by_x, FOUR_ROWS.kernels_transposed(by_kernel) if of_weight else None
 
 
 def _apart(x: Tensor, dilation: int) -> Tensor:
@@ -210,22 +227,3 @@ def _apart(x: Tensor, dilation: int) -> Tensor:
 def _together(x: Tensor) -> Tensor:
     """And back, channels innermost."""
     return x.movedim(1, -1).flatten(1, 2).movedim(-1, 1)
-
-
-def _filter(weight: Tensor) -> Iterator[Tensor]:
-    """A weight (C_out, C, 3, 3) → six of (C_out, C, 1, 3), one after another: together they are twice as large."""
-    return (_weighted(weight.split(1, dim=2), factors) for factors in FOUR_ROWS.filters)
-
-
-def _filter_transposed(by_kernel: Sequence[Tensor]) -> Tensor:
-    """The transpose of :func:`_filter`."""
-    return torch.cat([_weighted(by_kernel, factors) for factors in zip(*FOUR_ROWS.filters, strict=True)], dim=2)
-
-
-def _weighted(terms: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    """``Σ factor · term``, without those that count nothing."""
-    (first, factor), *others = [pair for pair in zip(terms, factors, strict=True) if pair[1]]
-    total = first * factor
-    for term, factor in others:
-        total.add_(term, alpha=factor)
-    return total
