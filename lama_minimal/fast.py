@@ -2,18 +2,19 @@
 
     network = FastGenerator(generator)  # (B, 4, H, W) → (B, 3, H, W), as the generator in evaluation mode
 
-Four things make it fast. BatchNorm is folded into the convolutions. On a CPU each convolution adds its bias, a second
+Five things make it fast. BatchNorm is folded into the convolutions. On a CPU each convolution adds its bias, a second
 summand and the ReLU while the result is still in the cache, and weights are packed once in the processor's order. Wide
-3×3 convolutions do with half the multiplications (both in :mod:`lama_minimal.kernels`). And since encoder and decoder
-see only a few pixels around each pixel, they run in strips: rows of the picture with just the rows around them that are
-needed. Feature maps at full size, which would take most of the memory, never exist as a whole; only the trunk, at an
-eighth of the size, needs the whole picture.
+3×3 convolutions do with half the multiplications (both in :mod:`lama_minimal.kernels`). Small Fourier transforms are
+products with matrices. And since encoder and decoder see only a few pixels around each pixel, they run in strips: rows
+of the picture with just the rows around them that are needed. Feature maps at full size, which would take most of the
+memory, never exist as a whole; only the trunk, at an eighth of the size, needs the whole picture.
 
 Shape letters: B batch, C channels, H × W pixels.
 """
 
 import copy
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -29,6 +30,8 @@ STRIP_PIXELS = 2**16
 """Pixels of a strip at full size: its feature maps fit into a large cache."""
 TRANSFORM_ELEMENTS = 2**20
 """Elements of the feature maps that are transformed at once."""
+MATRIX_SIDES = 128
+"""Height and width together, up to which two products with matrices are faster than the FFT, on a CPU."""
 
 Rows = tuple[int, int]
 """First row, and the row after the last."""
@@ -221,6 +224,66 @@ class UpConv(nn.Module):
 # --------------------------------------------------------------------------------------------------------------- trunk
 
 
+@lru_cache(maxsize=8)
+def dft_matrices(height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the two-dimensional DFT of real numbers multiplies with, norm "ortho": columns, rows; back: rows, columns.
+
+    With k for the frequency along an axis and "part" for real or imaginary, their shapes are (k · part, H),
+    (k · part, part · W), (part · W, k · part) and (H, k · part). Along the width k stops at the half, W // 2.
+    """
+    rows, columns = torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64)
+    scale = (height * width) ** -0.5
+    down = 2 * torch.pi / height * torch.outer(rows, rows)
+    down = torch.stack([down.cos(), down.sin()], dim=1) * scale  # (k, part, H)
+    across = 2 * torch.pi / width * torch.outer(columns[: width // 2 + 1], columns)
+    cos, sin = across.cos(), across.sin()  # (k, W)
+    across = torch.stack([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)], dim=1)  # (a + ib)(cos − i sin)
+    twice = torch.full((width // 2 + 1, 1, 1), 2.0, dtype=torch.float64)  # for a frequency and its mirror image
+    twice[:: width // 2 if width % 2 == 0 else width] = 1  # is its own mirror image
+    minus = torch.tensor([1.0, -1.0], dtype=torch.float64)[:, None]
+    forth = (down * minus).flatten(0, 1), across.flatten(0, 1)
+    back = (across * twice).flatten(0, 1).T, (down * minus).flatten(0, 1).T
+    return tuple(matrix.float().contiguous() for matrix in (*forth, *back))
+
+
+def by_matrices(x: Tensor) -> bool:
+    """Whether the DFT of a (B, H, W, C) tensor goes by :func:`dft_matrices`."""
+    return x.device.type == "cpu" and sum(x.shape[1:3]) <= MATRIX_SIDES
+
+
+def to_spectrum(x: Tensor) -> Tensor:
+    """Transform (B, H, W, C) to (B, H, W // 2 + 1, 2 · C), all real parts before all imaginary ones; same precision."""
+    batch, height, width, channels = x.shape
+    if by_matrices(x):
+        down, across, *_ = dft_matrices(height, width)
+        columns = down @ x.float().reshape(batch, height, -1)
+        return (across @ columns.view(batch, height, 2 * width, channels)).view(batch, height, -1, 2 * channels).to(x)
+    result = x.new_empty(batch, height, width // 2 + 1, 2, channels)
+    some = max(1, TRANSFORM_ELEMENTS // x[..., 0].numel())  # channels at once: a transform copies its input twice
+    for part, out in zip(x.split(some, dim=3), result.split(some, dim=4), strict=True):
+        out.copy_(torch.view_as_real(torch.fft.rfft2(part.float(), dim=(1, 2), norm="ortho")).movedim(4, 3))
+    return result.flatten(3)
+
+
+def add_from_spectrum(x: Tensor, spectrum: Tensor) -> Tensor:
+    """``x`` (B, H, W, C) plus the real picture of a spectrum as :func:`to_spectrum` makes it; float32."""
+    batch, height, width, channels = x.shape
+    if by_matrices(x):
+        *_, across, down = dft_matrices(height, width)
+        columns = across @ spectrum.float().view(batch, height, -1, channels)
+        flat = x.float().reshape(batch, height, -1)
+        return torch.baddbmm(flat, down.expand(batch, -1, -1), columns.view(batch, 2 * height, -1)).view(x.shape)
+    result = torch.empty_like(x, dtype=torch.float32)
+    some = max(1, TRANSFORM_ELEMENTS // x[..., 0].numel())
+    parts = x.split(some, dim=3), spectrum.unflatten(3, (2, channels)).split(some, dim=4), result.split(some, dim=3)
+    for given, part, out in zip(*parts, strict=True):
+        waves = torch.complex(*part.float().unbind(3))
+        own_mirror = waves.permute(0, 3, 1, 2)[..., :: width // 2 if width % 2 == 0 else width]
+        own_mirror.copy_(project_hermitian(own_mirror, own_mirror.shape[-1]))
+        torch.add(given, torch.fft.irfft2(waves, s=(height, width), dim=(1, 2), norm="ortho"), out=out)
+    return result
+
+
 class FastSpectralTransform(nn.Module):
     """:class:`~lama_minimal.fourier.SpectralTransform`, channels innermost."""
 
@@ -229,33 +292,18 @@ class FastSpectralTransform(nn.Module):
         super().__init__()
         unit = path.fourier_unit
         self.reduce = Linear(*fold(path.reduce[0], path.reduce[1]), precision, relu=True)
-        self.mix = Linear(*fold(unit.conv, unit.norm), precision, relu=True)
+        weight, bias = fold(unit.conv, unit.norm)  # channels are re₀, im₀, re₁, im₁, … there
+        apart = torch.arange(len(weight)).view(-1, 2).T.flatten()
+        self.mix = Linear(weight[apart][:, apart], bias[apart], precision, relu=True)
         self.expand = Linear(*fold(path.expand, norm), precision, relu=last)
         self.local_fourier_unit = copy.deepcopy(path.local_fourier_unit)
         if self.local_fourier_unit is not None:
             self.local_fourier_unit.to(precision)
 
-    def add_fourier_unit(self, x: Tensor) -> Tensor:
-        """``x`` and its Fourier unit added up: (B, H, W, C) to (B, H, W, C), float32."""
-        batch, height, width, channels = x.shape
-        some = max(1, TRANSFORM_ELEMENTS // x[..., 0].numel())  # channels at once: a transform copies its input twice
-        spectrum = x.new_empty(batch, height, width // 2 + 1, channels, dtype=torch.complex64)
-        for part, out in zip(x.split(some, dim=3), spectrum.split(some, dim=3), strict=True):
-            out.copy_(torch.fft.rfft2(part.float(), dim=(1, 2), norm="ortho"))
-        mixed = self.mix(torch.view_as_real(spectrum).flatten(3).to(x.dtype)).float()  # re₀, im₀, re₁, im₁, …
-        spectrum = torch.view_as_complex(mixed.unflatten(3, (-1, 2)))
-        own_mirror = spectrum.permute(0, 3, 1, 2)[..., :: width // 2 if width % 2 == 0 else width]
-        own_mirror.copy_(project_hermitian(own_mirror, own_mirror.shape[-1]))
-        result = torch.empty_like(x, dtype=torch.float32)
-        parts = (each.split(some, dim=3) for each in (x, spectrum, result))
-        for given, part, out in zip(*parts, strict=True):
-            torch.add(given, torch.fft.irfft2(part, s=(height, width), dim=(1, 2), norm="ortho"), out=out)
-        return result
-
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, H, W)."""
         x = self.reduce(x.permute(0, 2, 3, 1))
-        mixed = self.add_fourier_unit(x)
+        mixed = add_from_spectrum(x, self.mix(to_spectrum(x)))
         if self.local_fourier_unit is not None:
             mixed.add_(self.local_fourier_unit(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return self.expand(mixed.to(x.dtype)).permute(0, 3, 1, 2)

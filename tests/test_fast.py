@@ -1,5 +1,6 @@
 """The fast form computes what the generator computes: for every kind, size and strip, in less memory."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,9 +44,10 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
     params=["plain", pytest.param("direct", marks=needs_onednn), pytest.param("winograd", marks=needs_onednn)]
 )
 def algorithm(request, monkeypatch):
-    """PyTorch's own convolutions, as on a GPU; packed ones, for cheap multiplications; with fewer multiplications."""
+    """PyTorch's own operations, as on a GPU; packed convolutions, for cheap multiplications; with fewer of them."""
     if request.param == "plain":
         monkeypatch.setattr(kernels, "can_pack", lambda *_: False)
+        monkeypatch.setattr(fast, "MATRIX_SIDES", 0)
     least = 1 if request.param == "winograd" else 10**6
     monkeypatch.setattr(kernels, "LEAST_CHANNELS", dict.fromkeys(kernels.LEAST_CHANNELS, least))
     for module in (kernels, fast):
@@ -130,6 +132,24 @@ def test_large_feature_maps_never_exist_as_a_whole(monkeypatch):
         layer.register_forward_hook(watch)
     network(torch.rand(1, 4, 512, 64))
     assert largest < 8 * 512 * 64 / 8  # an eighth of one feature map at full size
+
+
+@pytest.mark.parametrize("matrix_sides", [0, 1000])
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 2), (2, 1), (4, 4), (6, 9), (9, 6), (5, 7), (32, 20)])
+def test_transforms_there_and_back(height, width, matrix_sides, monkeypatch):
+    """Against NumPy in float64; the way back with a spectrum that is no picture's, as what a network mixes is none."""
+    monkeypatch.setattr(fast, "MATRIX_SIDES", matrix_sides)
+    monkeypatch.setattr(fast, "TRANSFORM_ELEMENTS", 4 * height * width)  # two of the three channels at once
+    random = np.random.default_rng(height)
+    x = random.normal(size=(2, height, width, 3))
+    expected = np.fft.rfft2(x, axes=(1, 2), norm="ortho")
+    result = fast.to_spectrum(torch.from_numpy(x).float())
+    assert np.abs(result.numpy() - np.concatenate([expected.real, expected.imag], axis=3)).max() < 1e-5
+
+    waves = random.normal(size=(2, *expected.shape)).transpose(1, 2, 3, 0, 4)
+    given = torch.from_numpy(waves).flatten(3).float()
+    expected = x + np.fft.irfft2(waves[..., 0, :] + 1j * waves[..., 1, :], (height, width), (1, 2), norm="ortho")
+    assert np.abs(fast.add_from_spectrum(torch.from_numpy(x).float(), given).numpy() - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("height, width", [(2, 2), (3, 9), (4, 5), (7, 6), (16, 8), (33, 4)])
