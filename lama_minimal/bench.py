@@ -40,19 +40,19 @@ from torch.utils.flop_counter import flop_registry
 
 from lama_minimal.authors import load_reference
 from lama_minimal.checkpoint import TrainingState, pick_device
-from lama_minimal.config import LARGE_PAGES, PRESETS, UserError
+from lama_minimal.config import PRESETS, UserError
 from lama_minimal.data import Batch, Files, TrainingData, augment, collate
 from lama_minimal.evaluate import photographs
 from lama_minimal.fast import FastGenerator
 from lama_minimal.inference import Inpainter
 from lama_minimal.masks import draw_mask, recipe_for
+from lama_minimal.memory import LARGE_PAGES, freed_memory_kept
 from lama_minimal.models import build_generator, generator_input
 from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder
 from lama_minimal.receptive_field import calibrate
 from lama_minimal.reference import Reference
 from lama_minimal.shards import Shards
 from lama_minimal.steps import discriminator_step, generator_step
-from lama_minimal.train import freed_memory_kept
 from lama_minimal.viz import PALETTE, draw_bars, method_colours, style
 
 Row = dict[str, Any]

@@ -14,7 +14,6 @@ import tyro
 
 from lama_minimal.config import (
     DEFAULT_MODEL,
-    LARGE_PAGES,
     PRESETS,
     Settings,
     UserError,
@@ -22,6 +21,7 @@ from lama_minimal.config import (
     read_settings,
     suggest,
 )
+from lama_minimal.memory import LARGE_PAGES
 
 
 @dataclass

@@ -166,9 +166,6 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
 
 
-LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""Variable of the environment that PyTorch reads when it is imported: whether large tensors get pages of 2 MiB."""
-
 DEFAULT_MODEL = "course"
 """The model that is used where none is named; it comes with the package."""
 

@@ -14,11 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lama_minimal.fourier import FFCBlock, FFCResidual, PaddedConv2d
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+RECOMPUTED_STAGES = 2
+"""Stages of a frozen ResNet that are computed again, with its stem, for the backward pass, so that their feature maps
+need not be kept: a third of the maps' memory, but a seventh of the work."""
 
 
 def hrf_loss(prediction_features: Sequence[Tensor], target_features: Sequence[Tensor]) -> Tensor:
@@ -159,6 +164,7 @@ class ResNetEncoder(nn.Module):
                 channels = inner * (4 if bottleneck else 1)
             self.stages.append(nn.Sequential(*units))
         self.channels = channels
+        self.recompute = False  # only where it changes nothing: BatchNorm would count every picture twice
 
     def with_dilation(self, dilated: bool) -> "ResNetEncoder":
         """The same weights with dilated or strided last stages: neither changes a weight's shape."""
@@ -168,12 +174,18 @@ class ResNetEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map normalised RGB (B, 3, H, W) to the feature maps of the stages, shallow to deep."""
-        x = self.stem(x)
+        x = self._shallow(self.stem, x)
         features = []
-        for stage in self.stages:
-            x = stage(x)
+        for depth, stage in enumerate(self.stages):
+            x = self._shallow(stage, x) if depth < RECOMPUTED_STAGES else stage(x)
             features.append(x)
         return features
+
+    def _shallow(self, part: nn.Module, x: Tensor) -> Tensor:
+        """``part(x)``; if it is to be computed again, nothing between is kept for the backward pass."""
+        if self.recompute and x.requires_grad and torch.is_grad_enabled():
+            return checkpoint(part, x, use_reentrant=False, preserve_rng_state=False)
+        return part(x)
 
 
 class VGG19Encoder(nn.Module):
@@ -269,6 +281,8 @@ class PerceptualNetwork(nn.Module):
         """
         super().__init__()
         self.encoder = encoder.requires_grad_(False)
+        if isinstance(encoder, ResNetEncoder):
+            encoder.recompute = True
         self.batch_statistics = batch_statistics
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)

@@ -8,7 +8,6 @@ processes again after a failure (``--max-restarts``), they go on from the ``last
 """
 
 import csv
-import ctypes
 import json
 import math
 import os
@@ -29,6 +28,7 @@ import torch.distributed as dist
 from lama_minimal.checkpoint import TrainingState, check_same_parts, find, pick_device
 from lama_minimal.config import OptimizerSettings, Settings, UserError, check, read_settings
 from lama_minimal.data import Batch, EvaluationSample, batches_of, collate, training_loader, validation_set
+from lama_minimal.memory import freed_memory_kept
 from lama_minimal.metrics import gradient_energy, hole_error
 from lama_minimal.models import Generator, composite, generator_input
 from lama_minimal.steps import average_over_processes, discriminator_step, generator_step
@@ -194,30 +194,6 @@ def finish_step_when_interrupted(device: torch.device) -> Iterator[Callable[[], 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """The C library (glibc's; others stay as they are) keeps what is freed, and gives it back to the system at the end.
-
-    A step on a CPU frees and takes the same few GB again and again. New pages from the system, each interrupted at its
-    first touch, took 4 to 8% of it.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    try:
-        library = ctypes.CDLL(None)
-        mallopt, malloc_trim = library.mallopt, library.malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library, another system
-        yield
-        return
-    for threshold in (trim_threshold, mmap_threshold):
-        mallopt(threshold, 2**31 - 1)
-    try:
-        yield
-    finally:
-        mallopt(trim_threshold, 2**26)  # where both would have come to by themselves
-        mallopt(mmap_threshold, 2**25)
-        malloc_trim(0)
 
 
 def set_learning_rates(state: TrainingState, optimizer: OptimizerSettings) -> float:

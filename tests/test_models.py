@@ -127,6 +127,35 @@ def test_weights_rounded_once_are_those_rounded_at_every_call():
     assert {p.dtype for p in network.parameters()} == {torch.float32, torch.bfloat16}  # BatchNorm's stay
 
 
+def test_shallow_maps_of_a_frozen_network_are_computed_again():
+    """The same gradient, also in mixed precision; a third less to keep; a network in training counts pictures once."""
+    encoder = ResNetEncoder((2, 2, 2, 2), width=8, stem_channels=(8, 8, 16))
+    network = PerceptualNetwork(encoder)
+    prediction, target = torch.rand(2, 3, 64, 64, requires_grad=True), torch.rand(2, 3, 64, 64)
+    gradients, kept = [], []
+    for encoder.recompute in (False, True):
+        sizes = {}  # of what the backward pass will need, by place in memory
+
+        def keep(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        for precision in (torch.float32, torch.bfloat16):
+            with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+                with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                    loss = network(prediction, target)
+                gradients.append(torch.autograd.grad(loss, prediction)[0])
+            kept.append(sum(sizes.values()))
+            sizes.clear()
+    assert torch.equal(gradients[0], gradients[2]) and torch.equal(gradients[1], gradients[3])
+    assert gradients[0].abs().sum() > 0
+    assert kept[2] < 0.7 * kept[0] and kept[3] < 0.7 * kept[1]
+
+    learning = ResNetEncoder((1, 1, 1, 1), bottleneck=False, width=8, stem_channels=(8, 8, 8))
+    learning(prediction)[-1].sum().backward()
+    assert {int(count) for name, count in learning.named_buffers() if "tracked" in name} == {1}
+
+
 def test_the_target_gets_no_gradient():
     network = PerceptualNetwork(ResNetEncoder((1, 1, 1, 1), bottleneck=False, width=8, stem_channels=(8, 8, 8)))
     prediction, target = (torch.rand(2, 3, 64, 64, requires_grad=True) for _ in range(2))

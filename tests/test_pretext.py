@@ -42,11 +42,11 @@ KINDS = {
 }
 
 
-def coloured_quarters():
+def coloured_quarters(pictures=4):
     """Batches whose pictures have four quarters of one colour each, labelled by the strongest channel."""
     generator = torch.Generator().manual_seed(0)
     while True:
-        quarters = torch.rand(4, 3, 2, 2, generator=generator)
+        quarters = torch.rand(pictures, 3, 2, 2, generator=generator)
         enlarged = quarters.repeat_interleave(32, 2).repeat_interleave(32, 3)
         yield enlarged, enlarged.argmax(1)
 
@@ -74,9 +74,10 @@ def test_the_classifier_answers_for_the_whole_picture(tmp_path):
     expected = [draw_scene((2, n), 32) for n in range(6)]
     assert [SCENE_CLASSES[label] for label in labels] == [scene.scene_class for scene in expected]
     assert np.array_equal((images[3].permute(1, 2, 0) * 255).round().numpy(), expected[3].image)
-    plain = ((quarters[..., :32, :32], numbers[:, 0, 0]) for quarters, numbers in coloured_quarters())
-    scores = pretrain(tmp_path / "c.safetensors", replace(scene_classification(32, 4), batches=plain), steps=30)
-    assert scores["accuracy"] > 0.6 > scores["constant_guess"] + 0.1
+    plain = ((quarters[..., :32, :32], numbers[:, 0, 0]) for quarters, numbers in coloured_quarters(8))
+    scores = pretrain(tmp_path / "c.safetensors", replace(scene_classification(32, 4), batches=plain), steps=60)
+    # With other seeds, and other numbers of threads, .80 to .91; half as many pictures gave .59 to .88.
+    assert scores["accuracy"] > 0.7 > scores["constant_guess"] + 0.2
     card = json.loads((tmp_path / "c.json").read_text())
     assert "--pretext classification" in card["command"] and "20 scene classes" in card["pretext"]
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lama_minimal"
 
 # A module imports only from groups above its own.
 LAYERS = [
-    "winograd",
+    "winograd memory",
     "config masks fourier kernels classical checks",
     "models perceptual scenes download shards",
     "losses data metrics distances viz authors fast refine receptive_field reference",

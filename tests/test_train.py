@@ -402,7 +402,7 @@ def same(first, second):
 
 FREED_MEMORY = """
 import resource, torch
-from lama_minimal.train import freed_memory_kept
+from lama_minimal.memory import freed_memory_kept
 
 def touched(MiB):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
