@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import pickle
-import platform
 import random
 import resource
 import signal
@@ -398,35 +397,6 @@ def discriminator_of(folder):
 def same(first, second):
     names = [name for name in first if "num_batches" not in name]
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in names)
-
-
-FREED_MEMORY = """
-import resource, torch
-from lama_minimal.memory import freed_memory_kept
-
-def touched(MiB):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(MiB, 2**18)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
-
-touched(40)
-before = resident()
-with freed_memory_kept():
-    touched(40)
-    again, kept = touched(20), resident()
-print(again, kept - before, resident() - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an allocator of glibc's")
-def test_freed_memory_is_kept_while_training_and_not_longer():
-    """A tensor in the place of a larger one needs no new pages, and in the end the system has them back."""
-    output = subprocess.run([sys.executable, "-c", FREED_MEMORY], capture_output=True, text=True, check=True).stdout
-    new_pages, kept, left = map(float, output.split())
-    assert new_pages < 100 and kept > 35 and left < 5, output
 
 
 def test_a_run_starts_from_another(uninterrupted, tmp_path):
