@@ -31,7 +31,8 @@ STRIP_PIXELS = 2**16
 TRANSFORM_ELEMENTS = 2**20
 """Elements of the feature maps that are transformed at once."""
 MATRIX_SIDES = 128
-"""Height and width together, up to which two products with matrices are faster than the FFT, on a CPU."""
+"""Height and width together, up to which two products with matrices are faster than the FFT, on a CPU
+(an Intel Xeon with AVX-512: level at 96 × 96, slower at 128 × 128)."""
 
 Rows = tuple[int, int]
 """First row, and the row after the last."""
@@ -224,6 +225,16 @@ class UpConv(nn.Module):
 # --------------------------------------------------------------------------------------------------------------- trunk
 
 
+def own_mirrors(width: int) -> slice:
+    """Columns of a half spectrum that are their own mirror image: the first, and for an even width the last."""
+    return slice(None, None, width if width % 2 else width // 2)
+
+
+def channels_at_once(x: Tensor) -> int:
+    """How many channels of (B, H, W, C) the FFT gets at once: it copies its input twice."""
+    return max(1, TRANSFORM_ELEMENTS // x[..., 0].numel())
+
+
 @lru_cache(maxsize=8)
 def dft_matrices(height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the two-dimensional DFT of real numbers multiplies with, norm "ortho": columns, rows; back: rows, columns.
@@ -239,7 +250,7 @@ def dft_matrices(height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     cos, sin = across.cos(), across.sin()  # (k, W)
     across = torch.stack([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)], dim=1)  # (a + ib)(cos − i sin)
     twice = torch.full((width // 2 + 1, 1, 1), 2.0, dtype=torch.float64)  # for a frequency and its mirror image
-    twice[:: width // 2 if width % 2 == 0 else width] = 1  # is its own mirror image
+    twice[own_mirrors(width)] = 1
     minus = torch.tensor([1.0, -1.0], dtype=torch.float64)[:, None]
     forth = (down * minus).flatten(0, 1), across.flatten(0, 1)
     back = (across * twice).flatten(0, 1).T, (down * minus).flatten(0, 1).T
@@ -259,7 +270,7 @@ def to_spectrum(x: Tensor) -> Tensor:
         columns = down @ x.float().reshape(batch, height, -1)
         return (across @ columns.view(batch, height, 2 * width, channels)).view(batch, height, -1, 2 * channels).to(x)
     result = x.new_empty(batch, height, width // 2 + 1, 2, channels)
-    some = max(1, TRANSFORM_ELEMENTS // x[..., 0].numel())  # channels at once: a transform copies its input twice
+    some = channels_at_once(x)
     for part, out in zip(x.split(some, dim=3), result.split(some, dim=4), strict=True):
         out.copy_(torch.view_as_real(torch.fft.rfft2(part.float(), dim=(1, 2), norm="ortho")).movedim(4, 3))
     return result.flatten(3)
@@ -274,11 +285,11 @@ def add_from_spectrum(x: Tensor, spectrum: Tensor) -> Tensor:
         flat = x.float().reshape(batch, height, -1)
         return torch.baddbmm(flat, down.expand(batch, -1, -1), columns.view(batch, 2 * height, -1)).view(x.shape)
     result = torch.empty_like(x, dtype=torch.float32)
-    some = max(1, TRANSFORM_ELEMENTS // x[..., 0].numel())
+    some = channels_at_once(x)
     parts = x.split(some, dim=3), spectrum.unflatten(3, (2, channels)).split(some, dim=4), result.split(some, dim=3)
     for given, part, out in zip(*parts, strict=True):
         waves = torch.complex(*part.float().unbind(3))
-        own_mirror = waves.permute(0, 3, 1, 2)[..., :: width // 2 if width % 2 == 0 else width]
+        own_mirror = waves.permute(0, 3, 1, 2)[..., own_mirrors(width)]
         own_mirror.copy_(project_hermitian(own_mirror, own_mirror.shape[-1]))
         torch.add(given, torch.fft.irfft2(waves, s=(height, width), dim=(1, 2), norm="ortho"), out=out)
     return result
