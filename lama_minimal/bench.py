@@ -6,6 +6,7 @@ measured in the same turns: the time that the network's multiply-adds would take
 """
 
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -38,13 +39,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from lama_minimal import winograd
 from lama_minimal.authors import load_reference
 from lama_minimal.checkpoint import TrainingState, pick_device
 from lama_minimal.config import PRESETS, UserError
 from lama_minimal.data import Batch, Files, TrainingData, augment, collate
 from lama_minimal.evaluate import photographs
 from lama_minimal.fast import FastGenerator
-from lama_minimal.inference import Inpainter
+from lama_minimal.inference import Inpainter, computes_in_bfloat16
 from lama_minimal.masks import draw_mask, recipe_for
 from lama_minimal.memory import LARGE_PAGES, freed_memory_kept
 from lama_minimal.models import build_generator, generator_input
@@ -52,7 +54,7 @@ from lama_minimal.perceptual import PerceptualNetwork, ResNetEncoder
 from lama_minimal.receptive_field import calibrate
 from lama_minimal.reference import Reference
 from lama_minimal.shards import Shards
-from lama_minimal.steps import discriminator_step, generator_step
+from lama_minimal.steps import PRECISIONS, discriminator_step, generator_step
 from lama_minimal.viz import PALETTE, draw_bars, method_colours, style
 
 Row = dict[str, Any]
@@ -261,7 +263,7 @@ def measure_inference(
         for side in sides:
             x = benchmark_input(side, device)
             networks: dict[str, Callable[[Tensor], Tensor]] = {} if theirs is None else {"reference": theirs}
-            networks |= {"ours, float32": FastGenerator(ours), "ours, bfloat16": FastGenerator(ours, torch.bfloat16)}
+            networks |= {f"ours, {name}": FastGenerator(ours, PRECISIONS[name]) for name in precisions(device)}
             networks |= other_runtimes(ours, side, Path(scratch)) if device.type == "cpu" else {}
             roof = roof_of(device)
             with torch.no_grad():
@@ -282,6 +284,11 @@ def measure_inference(
                     }  # fmt: skip
 
 
+def precisions(device: torch.device) -> list[str]:
+    """What is worth measuring: without instructions for it, bfloat16 takes up to 18 times as long as float32."""
+    return ["float32", "bfloat16"] if computes_in_bfloat16(device) else ["float32"]
+
+
 def _times(timing: Turns, base: Turns | None) -> Row:
     """Seconds with spread, and the ratio to the reference with spread."""
     low, high = timing.quartiles
@@ -299,8 +306,9 @@ def other_runtimes(generator: nn.Module, side: int, scratch: Path) -> dict[str, 
     makers = {
         "onnxruntime": lambda: onnxruntime_session(path, threads),
         "OpenVINO": lambda: openvino_session(path, threads),
-        "OpenVINO, bfloat16": lambda: openvino_session(path, threads, "bfloat16"),
     }
+    if "bfloat16" in precisions(torch.device("cpu")):
+        makers["OpenVINO, bfloat16"] = lambda: openvino_session(path, threads, "bfloat16")
     found = {}
     try:
         export_onnx(generator, path, side, side)
@@ -345,8 +353,7 @@ def measure_training(
             for name, timing in timings.items():
                 if gpu:
                     torch.cuda.reset_peak_memory_stats(device)
-                # Minimal filtering, which is for float32, does with fewer; counted is what the networks ask for.
-                operations = asks[name](_count_step, name.replace("float32", "bfloat16"))
+                operations = asks[name](_count_step, name)
                 memory = {"GPU MiB": torch.cuda.max_memory_allocated(device) / 2**20} if gpu else {}
                 yield {
                     "part": "training", "model": preset, "batch": size, "contender": name,
@@ -376,12 +383,10 @@ def _prepare_steps(preset: str, batch_size: int, folder: str | None, device: str
     if folder is not None:
         steps = {"reference": _reference_step(preset, Reference(folder), batch, place)}
     else:
-        steps = {
-            "ours, float32": our_step(preset, batch, place, "float32"),
-            "ours, float32, new prediction": our_step(preset, batch, place, "float32", reuse=False),
-            "ours, bfloat16": our_step(preset, batch, place, "bfloat16"),
-            "ours, bfloat16, new prediction": our_step(preset, batch, place, "bfloat16", reuse=False),
-        }
+        steps = {}
+        for precision in precisions(place):
+            steps[f"ours, {precision}"] = our_step(preset, batch, place, precision)
+            steps[f"ours, {precision}, new prediction"] = our_step(preset, batch, place, precision, reuse=False)
         if place.type == "cuda":
             steps["ours, bfloat16, compiled"] = our_step(preset, batch, place, "bfloat16", compiled=True)
         else:
@@ -395,7 +400,12 @@ def _make_step(name: str) -> None:
 
 
 def _count_step(name: str) -> float:
-    return count_operations(_STEPS[name])
+    """Operations of a step, as many as the networks ask for: minimal filtering would do with fewer."""
+    usual, winograd.LEAST_PRODUCTS = winograd.LEAST_PRODUCTS, math.inf
+    try:
+        return count_operations(_STEPS[name])
+    finally:
+        winograd.LEAST_PRODUCTS = usual
 
 
 def _reference_step(preset: str, reference: Reference, batch: Batch, device: torch.device) -> Callable[[], object]:
@@ -445,13 +455,13 @@ def _paper_perceptual() -> PerceptualNetwork:
 
 
 def measure_profile(preset: str, batch_size: int, device: torch.device) -> Iterator[Row]:
-    """What the time goes into: a picture of 512 pixels and a training step, both in bfloat16, by operation."""
-    settings, samples = PRESETS[preset].generator, photographs(256)
-    network = FastGenerator(build_generator(**asdict(settings)).to(device), torch.bfloat16)
+    """What the time goes into: a picture of 512 pixels and a training step, by operation, in bfloat16 where it pays."""
+    settings, samples, precision = PRESETS[preset].generator, photographs(256), precisions(device)[-1]
+    network = FastGenerator(build_generator(**asdict(settings)).to(device), PRECISIONS[precision])
     batch = collate([(sample.image, sample.mask) for sample in (samples * batch_size)[:batch_size]])
     runs = {
         "side": (512, partial(network, benchmark_input(512, device))),
-        "batch": (batch_size, our_step(preset, batch, device, "bfloat16")),
+        "batch": (batch_size, our_step(preset, batch, device, precision)),
     }
     for what, (number, run) in runs.items():
         for name, seconds, share in own_times(run, device):
@@ -533,9 +543,9 @@ def measure_memory(preset: str, sides: Sequence[int], rounds: int, folder: Path 
     """Peak memory of a whole process that fills one picture as a whole, or trains with two, on a CPU."""
     jobs = [({"side": side}, _fill_once, side, side <= 1024) for side in sides]
     for where, task, number, compared in [*jobs, ({"batch": 2}, _step_once, 2, True)]:
-        names = ["float32", "bfloat16"]
+        names = precisions(torch.device("cpu"))
         if folder is not None and compared:
-            names.insert(0, "reference")
+            names = ["reference", *names]
         peaks = {name: Turns([]) for name in names}
         for _ in range(rounds if compared else 1):  # what the C library leaves unused between tensors is not the same
             for name, peak in peaks.items():
@@ -556,7 +566,7 @@ def measure_memory(preset: str, sides: Sequence[int], rounds: int, folder: Path 
 def measure_growth(preset: str, sides: Sequence[int], rounds: int, device: torch.device) -> Iterator[Row]:
     """Time against the picture's side, of the network and of one layer's transforms alone."""
     generator = draw_weights(build_generator(**asdict(PRESETS[preset].generator)), 100).to(device)
-    network = FastGenerator(generator, Inpainter(generator, device=device).network.precision)
+    network = FastGenerator(generator, PRECISIONS[precisions(device)[-1]])
     channels = PRESETS[preset].generator.width * 3  # half of the global channels
     for side in sides:
         x, features = benchmark_input(side, device), torch.randn(1, channels, side // 8, side // 8, device=device)
