@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lama_minimal.fourier import Branches, FFCBlock, FFCResidual, SpectralTransform, project_hermitian
-from lama_minimal.kernels import Bank, Kernel, Linear, make_bank, multiplies_tiles
+from lama_minimal.kernels import Bank, Kernel, Linear, make_bank, make_kernel, multiplies_tiles
 from lama_minimal.models import ColourConv, FourierGenerator, Generator, ResidualBlock
 
 STRIP_PIXELS = 2**16
@@ -150,7 +150,7 @@ class Conv(nn.Module):
         self.stride, self.padding, dilation = first.stride[0], first.padding[0], first.dilation[0]
         self.extent = (first.kernel_size[0] - 1) * dilation + 1
         self.mode = "reflect" if first.padding_mode == "reflect" else "constant"
-        self.kernel = Kernel(weight, shift, precision, relu, self.stride, dilation)
+        self.kernel = make_kernel(weight, shift, precision, relu, self.stride, dilation)
 
     def height(self, rows: int) -> int:
         """Rows of the output for that many of the input."""
