@@ -28,6 +28,8 @@ pytestmark = pytest.mark.xdist_group("page in a browser")  # one server for all
 WIDTH, HEIGHT = 1800, 1350
 """Larger than what the browser paints on."""
 
+NEVER_AT_REST = "the editor is never at rest"
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
@@ -68,7 +70,7 @@ class Visitor:
         painting back after each upload, and a stroke meanwhile is lost."""
         patience = time.monotonic() + 100
         while time.monotonic() < self.moved + 1 or self.page.locator(".progress-text").count():
-            assert time.monotonic() < patience, f"never at rest; {self.asked[-5:]}, {self.complaints[-5:]}"
+            assert time.monotonic() < patience, f"{NEVER_AT_REST}; {self.asked[-5:]}, {self.complaints[-5:]}"
             self.page.wait_for_timeout(200)
 
     def choose(self, picture: Path) -> None:
@@ -126,16 +128,23 @@ def has_namespaces() -> bool:
 
 
 def run_without_a_network(test: str) -> None:
-    """This file's test of that name once more, where there is nothing but loopback."""
+    """This file's test of that name once more, where there is nothing but loopback.
+
+    Once in many runs, on a busy machine, Gradio's editor (6.31) loads and uploads its own painting without end. That
+    is no fault of the page, and has a second try.
+    """
     alone = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", f"{__file__}::{test}"]
     command += ["-o", "faulthandler_timeout=300"]  # says where it hangs
     inside = os.environ | {"CI": "1", "NOTHING_BUT_LOOPBACK": "1"}
-    try:
-        done = subprocess.run([*alone, *command], capture_output=True, text=True, env=inside, timeout=600)
-    except subprocess.TimeoutExpired as late:
-        said = [(output or b"").decode()[-3000:] for output in (late.stdout, late.stderr)]
-        pytest.fail("\n".join([f"not done after {late.timeout} seconds:", *said]))
+    for _ in range(2):
+        try:
+            done = subprocess.run([*alone, *command], capture_output=True, text=True, env=inside, timeout=600)
+        except subprocess.TimeoutExpired as late:
+            said = [(output or b"").decode()[-3000:] for output in (late.stdout, late.stderr)]
+            pytest.fail("\n".join([f"not done after {late.timeout} seconds:", *said]))
+        if NEVER_AT_REST not in done.stdout:
+            break
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "1 passed" in done.stdout
 
