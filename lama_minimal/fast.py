@@ -2,10 +2,11 @@
 
     network = FastGenerator(generator)  # (B, 4, H, W) → (B, 3, H, W), as the generator in evaluation mode
 
-Five things make it fast. BatchNorm is folded into the convolutions. On a CPU each convolution adds its bias, a second
+Six things make it fast. BatchNorm is folded into the convolutions. On a CPU each convolution adds its bias, a second
 summand and the ReLU while the result is still in the cache, and weights are packed once in the processor's order. Wide
-3×3 convolutions do with half the multiplications (both in :mod:`lama_minimal.kernels`). Small Fourier transforms are
-products with matrices. And since encoder and decoder see only a few pixels around each pixel, they run in strips: rows
+3×3 convolutions do with half the multiplications. Wide ones with a stride are products with matrices where the
+processor is slow at them (all three in :mod:`lama_minimal.kernels`). Small Fourier transforms are such products, too.
+And since encoder and decoder see only a few pixels around each pixel, they run in strips: rows
 of the picture with just the rows around them that are needed. Feature maps at full size, which would take most of the
 memory, never exist as a whole; only the trunk, at an eighth of the size, needs the whole picture.
 

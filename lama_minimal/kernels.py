@@ -4,7 +4,8 @@ On a CPU, oneDNN adds bias, a second summand and the ReLU while the result is st
 once in the processor's order. Biases stay in float32 whatever the precision: a rounded one is wrong by the same amount
 at every pixel, which does not average out in the layers that follow (trained networks: 33 instead of 52 dB PSNR).
 
-Wide 3×3 convolutions also run with fewer multiplications, by the rules of :mod:`lama_minimal.winograd`.
+Wide 3×3 convolutions also run with fewer multiplications, by the rules of :mod:`lama_minimal.winograd`; wide ones
+with a stride as one product with a matrix, on processors where that is faster.
 
 Shape letters: B batch, C channels, H × W pixels, n tiles of rows.
 """
@@ -140,11 +141,11 @@ class WindowProduct(nn.Module):
 
 
 def make_kernel(
-    weight: Tensor, bias: Tensor | None, precision: torch.dtype, relu: bool, stride: int = 1, dilation: int = 1
+    weight: Tensor, bias: Tensor | None, precision: torch.dtype, relu: bool, stride: int, dilation: int
 ) -> nn.Module:
     """The faster of :class:`Kernel` and :class:`WindowProduct` for a convolution; arguments as there."""
-    wide = stride > 1 and weight.shape[0] * weight.shape[1] >= LEAST_STRIDED_WEIGHTS
-    if wide and strides_slowly(precision) and can_pack(weight, precision):
+    wide = weight.shape[0] * weight.shape[1] >= LEAST_STRIDED_WEIGHTS
+    if wide and stride > 1 and dilation == 1 and strides_slowly(precision) and can_pack(weight, precision):
         return WindowProduct(weight, bias, precision, relu, stride)
     return Kernel(weight, bias, precision, relu, stride, dilation)
 

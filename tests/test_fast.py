@@ -56,7 +56,9 @@ def algorithm(request, monkeypatch):
     least = 1 if request.param == "winograd" else 10**6
     monkeypatch.setattr(kernels, "LEAST_CHANNELS", dict.fromkeys(kernels.LEAST_CHANNELS, least))
     monkeypatch.setattr(kernels, "LEAST_STRIDED_WEIGHTS", 1)
-    monkeypatch.setattr(kernels, "strides_slowly", lambda _: request.param == "winograd")
+    monkeypatch.setattr(
+        kernels, "strides_slowly", lambda precision: (request.param, precision) == ("winograd", torch.float32)
+    )
     for module in (kernels, fast):
         monkeypatch.setattr(module, "multiplies_tiles", lambda _: request.param == "direct")
     return request.param

@@ -27,7 +27,7 @@ from lama_minimal.scenes import LABELS, SCENE_CLASSES, draw_scene
 def test_training_beats_a_constant_guess_and_loads_again(tmp_path):
     out = tmp_path / "small.safetensors"
     scores = pretrain(out, scene_segmentation(64, 8), steps=50)
-    assert scores["pixel_accuracy"] > 1.5 * scores["constant_guess"]
+    assert scores["pixel_accuracy"] > 1.5 * scores["constant_guess"]  # .28 to .32 and .13; after 25 steps .18
     network = load_loss_network(str(out), batch_statistics=False)
     image = torch.rand(1, 3, 64, 64)
     assert network(image, image) == 0 and network(image, image.flip(-1)) > 0

@@ -130,8 +130,8 @@ def has_namespaces() -> bool:
 def run_without_a_network(test: str) -> None:
     """This file's test of that name once more, where there is nothing but loopback.
 
-    Once in many runs, on a busy machine, Gradio's editor (6.31) loads and uploads its own painting without end. That
-    is no fault of the page, and has a second try.
+    Once, on a busy machine, the editor (of Gradio 6.31) loaded and uploaded its own painting for 100 s. Why is not
+    known; it never came again when it was looked for. That alone has a second try.
     """
     alone = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", f"{__file__}::{test}"]
