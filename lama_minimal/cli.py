@@ -66,7 +66,7 @@ class Inpaint:
     coarse_to_fine: bool | None = None
     """Take the structure of wide holes from the picture at half the size; None = where that was measured to help."""
     seamless: bool | None = None
-    """Shift what was filled so that it meets what is around it; None = except for the authors' weights."""
+    """Fit what was filled to what is around it, in colour and contrast; None = except for the authors' weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto = bfloat16 where the device computes in it."""
     device: str | None = None

@@ -2,7 +2,7 @@
 
 The network predicts every pixel; only those in the hole are used. What surrounds it here is what makes it usable:
 reading pictures and masks in the forms people have them, padding to sizes that the network accepts, three ways to
-deal with large pictures, wide holes in them from coarse to fine, and fillings that meet what is around them. Networks
+deal with large pictures, wide holes in them from coarse to fine, and fillings that suit what is around them. Networks
 run in one place, :meth:`Inpainter._run`.
 """
 
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lama_minimal.checkpoint import load_generator, pick_device
-from lama_minimal.classical import settle
 from lama_minimal.config import UserError
 from lama_minimal.data import find_images, open_image, read_image
 from lama_minimal.fast import FastGenerator
@@ -34,6 +33,7 @@ from lama_minimal.models import FourierGenerator, ResidualGenerator, generator_i
 from lama_minimal.refine import Refinement
 from lama_minimal.refine import refine as refine_prediction
 from lama_minimal.shards import Shards, is_shards
+from lama_minimal.surroundings import fit
 
 Strategy = Literal["auto", "whole", "crop", "resize"]
 """How a picture reaches the network: as it is, as crops around its holes, or shrunk; ``auto`` is crop or whole."""
@@ -50,10 +50,6 @@ Progress = Callable[[int, int], None]
 DEPTH, SPREAD = 16, 8
 """How far inside a hole the plan of the coarser scale begins to count, and the standard deviation of the blur that
 divides low frequencies from high ones, pixels. Tried at 512 pixels: 8 to 24 and 4 to 12 differ little."""
-
-SEAM_REACH = 8
-"""How far inside a hole the error beside it still counts for 1/e, pixels. With 8, 2 of 100 pictures have a larger error
-in thick holes than without, by .0006 at most; without a limit one in four of 60."""
 
 LONG_SIDE = 1024
 """Pixels: ``auto`` takes crops above it, ``resize`` shrinks to it. Far above its training size a network weakens."""
@@ -303,19 +299,6 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (able.get("avx512_bf16", False) or able.get("amx_bf16", False))
 
 
-def _without_seam(prediction: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The prediction, shifted near the hole's border so that it meets the known pixels.
-
-    A network predicts known pixels, too, and what it gets wrong beside the hole it gets wrong in much the same way a
-    few pixels further inside. This error, continued into the hole as heat would spread that leaks away, is taken off.
-    (In seamless cloning, Pérez et al. 2003, nothing leaks. That gains more in the mean, but it harms a quarter of the
-    pictures, a smooth sky for one: deep inside the error is another one.) Arrays are uint8 (H, W, 3) and bool
-    (H, W).
-    """
-    error = settle(prediction.astype(np.float32) - rgb, hole, SEAM_REACH)
-    return (prediction - error).round().clip(0, 255).astype(np.uint8)
-
-
 class Inpainter:
     """A generator, and all it takes to fill holes in pictures with it.
 
@@ -344,8 +327,9 @@ class Inpainter:
             precision: see :data:`Precision`; the README says what bfloat16 changes.
             coarse_to_fine: whether wide holes in pictures of twice the training size and more follow a filling of the
                 picture at half the size; None = as measured to be better for these weights, and noted with them.
-            seamless: whether a filling is shifted so that it meets the known pixels around it; None = as the generator
-                says: yes for this package's, no for those from the authors' files, which give what their program gives.
+            seamless: whether a filling is shifted so that it meets the known pixels around it, and varies no more than
+                they do (:func:`~lama_minimal.surroundings.fit`); None = as the generator says: yes for this package's,
+                no for those from the authors' files, which give what their program gives.
 
         Raises:
             UserError: unknown precision.
@@ -453,11 +437,11 @@ class Inpainter:
         return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
     def _fill_at_scales(self, rgb: np.ndarray, hole: np.ndarray, refine: bool) -> np.ndarray:
-        """The prediction, from coarse to fine and without a seam if so wanted; only what is in the hole is of use."""
+        """The prediction, from coarse to fine and fitted to its surroundings if so wanted; only the hole is of use."""
         prediction = self._predict_array(rgb, hole, refine)
         if not refine and self.coarse_to_fine and min(hole.shape) >= 2 * self.training_size:
             prediction = self._with_coarse_structure(prediction, rgb, hole)
-        return _without_seam(prediction, rgb, hole) if self.seamless and not hole.all() else prediction
+        return fit(prediction, rgb, hole) if self.seamless and not hole.all() else prediction
 
     def _with_coarse_structure(self, prediction: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """The prediction, inside wide holes with the coarse structure of the picture at half the size.

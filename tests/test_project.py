@@ -17,7 +17,7 @@ LAYERS = [
     "winograd memory",
     "config masks fourier kernels classical checks",
     "models perceptual scenes download shards",
-    "losses data metrics distances viz authors fast refine receptive_field reference",
+    "losses data metrics distances viz authors fast refine surroundings receptive_field reference",
     "steps checkpoint pretext export",
     "inference sandbox",
     "train evaluate grade",
