@@ -23,14 +23,26 @@ OCTAVES = 4
 WINDOW = 1.5
 """Standard deviation of the neighbourhood over which a band's energy is averaged, pixels of its scale."""
 
+MARGIN = 128
+"""What is further from every hole than this many pixels counts for nothing: five deviations at the coarsest scale."""
+
 # Brightness and two differences of colours, orthonormal: pictures vary much less in colour than in brightness.
 _OPPONENT = np.float32([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt(np.float32([[3], [2], [6]]))
 
 
 def fit(prediction: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """The prediction, (H, W, 3) uint8, :func:`without_seam` and :func:`no_louder` than its surroundings."""
-    filling = no_louder(without_seam(prediction, rgb, hole), rgb, hole)
-    return filling.round().clip(0, 255).astype(np.uint8)
+    near = tuple(_near(hole.any(axis=axis)) for axis in (1, 0))
+    filling = no_louder(without_seam(prediction[near], rgb[near], hole[near]), rgb[near], hole[near])
+    fitted = prediction.copy()
+    fitted[near] = filling.round().clip(0, 255)
+    return fitted
+
+
+def _near(holes: np.ndarray) -> slice:
+    """The rows, or columns, about :data:`MARGIN` around those with a hole."""
+    at, step = np.flatnonzero(holes), 2**OCTAVES  # in whole steps, so that scales have the pixels they have anyhow
+    return slice(max(0, at[0] - MARGIN) // step * step, at[-1] + MARGIN + 1)
 
 
 def without_seam(prediction: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:

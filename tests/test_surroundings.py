@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from lama_minimal.classical import harmonic
-from lama_minimal.surroundings import SEAM_REACH, fit, no_louder, without_seam
+from lama_minimal.surroundings import MARGIN, SEAM_REACH, fit, no_louder, without_seam
 
 SIZE = 96, 128
 ROWS, COLUMNS = np.indices(SIZE)
@@ -131,6 +131,18 @@ def test_bytes_come_back():
     filled = fit(prediction, rgb, HOLE)
     assert filled.dtype == np.uint8
     assert np.abs(filled.astype(int) - rgb)[HOLE].max() <= 3
+
+
+def test_what_is_far_away_counts_for_nothing():
+    rng = np.random.default_rng(15)
+    rgb, prediction = rng.integers(0, 256, (2, 400, 500, 3), dtype=np.uint8)
+    hole = np.zeros((400, 500), bool)
+    hole[140:180, 200:260] = True
+    far = distance_transform_edt(~hole) > 2 * MARGIN
+    other = np.where(far[..., None], 255 - rgb // 2, rgb)
+    assert np.array_equal(fit(prediction, rgb, hole)[hole], fit(prediction, other, hole)[hole])
+    whole = no_louder(without_seam(prediction, rgb, hole), rgb, hole).clip(0, 255)
+    assert np.abs(fit(prediction, rgb, hole) - whole)[hole].max() <= 2
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (2, 1), (1, 40), (3, 5), (17, 33), (64, 65)])
