@@ -1,4 +1,4 @@
-"""Fit a filling to its surroundings: it meets the known pixels, and it varies no more than they do.
+"""Fit a filling to its surroundings: it meets the known pixels, and it varies hardly more than they do.
 
 A network that saw few pictures, or little of this kind, fails in two ways that the picture itself gives away. What it
 makes of the known pixels beside the hole, which it has to predict as well, is a shade off; and far inside it brings
@@ -22,6 +22,10 @@ OCTAVES = 4
 
 WINDOW = 1.5
 """Standard deviation of the neighbourhood over which a band's energy is averaged, pixels of its scale."""
+
+LOUDER = 1.25
+"""How many times as loud as around the hole a band may be. What fluctuates by itself, such as a texture's contrast, is
+let through: with 1 the error falls a little more, but fillings get further from the originals to one of two judges."""
 
 MARGIN = 128
 """What is further from every hole than this many pixels counts for nothing: five deviations at the coarsest scale."""
@@ -65,12 +69,13 @@ def without_seam(prediction: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> n
 
 
 def no_louder(filling: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The filling, varying in no band of frequencies and no colour more than its surroundings do.
+    """The filling, varying in no band of frequencies and no colour much more than its surroundings do.
 
     The harmonic surface through the known pixels is what a hole looks like where nothing happens in it. What the
     filling adds to it is divided into bands, as in a Laplacian pyramid (Burt and Adelson 1983), and each band, in
-    brightness and in two differences of colours, is scaled down to the standard deviation that the band has around the
-    hole, where it exceeds that. A smooth sky stays smooth, and grey bricks stay grey; nothing is ever amplified.
+    brightness and in two differences of colours, is scaled down to :data:`LOUDER` times the standard deviation that the
+    band has around the hole, where it exceeds that. A smooth sky stays smooth, and grey bricks stay grey; nothing is
+    ever amplified.
 
     Args:
         filling: (H, W, 3); only what is in the hole is looked at.
@@ -88,7 +93,7 @@ def no_louder(filling: np.ndarray, rgb: np.ndarray, hole: np.ndarray) -> np.ndar
 
 
 def _quietened(added: np.ndarray, picture: np.ndarray, known: np.ndarray, octaves: int) -> np.ndarray:
-    """What a filling adds, (H, W, C), no louder in any band than the picture where ``known``, (H, W) in [0, 1]."""
+    """What a filling adds, (H, W, C), kept down band by band to the picture where ``known``, (H, W) in [0, 1]."""
     weight, size = known[..., None], known.shape[::-1]
     if not octaves or min(size) == 1:
         return _no_louder(added, picture - _local_mean(picture, weight), weight)
@@ -100,10 +105,10 @@ def _quietened(added: np.ndarray, picture: np.ndarray, known: np.ndarray, octave
 
 
 def _no_louder(added: np.ndarray, band: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """A band of what a filling adds, (H, W, C), scaled down to the deviation of the same band where ``known``."""
+    """A band of what a filling adds, (H, W, C), scaled down to what the same band allows where ``known``."""
     allowed = settle(np.sqrt(_local_mean(np.square(band), known)), known[..., 0] == 0)
     found = np.sqrt(_local_mean(np.square(added), 1 - known))
-    return added * np.minimum(1, allowed / np.maximum(found, 1e-3))
+    return added * np.minimum(1, LOUDER * allowed / np.maximum(found, 1e-3))
 
 
 def _local_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
