@@ -328,8 +328,8 @@ class Inpainter:
             coarse_to_fine: whether wide holes in pictures of twice the training size and more follow a filling of the
                 picture at half the size; None = as measured to be better for these weights, and noted with them.
             seamless: whether a filling is shifted so that it meets the known pixels around it, and varies hardly more
-                than they do (:func:`~lama_minimal.surroundings.fit`); None = as the generator says: yes for this package's,
-                no for those from the authors' files, which give what their program gives.
+                than they do (:func:`~lama_minimal.surroundings.fit`); None = as the generator says: yes for this
+                package's, no for those from the authors' files, which give what their program gives.
 
         Raises:
             UserError: unknown precision.
