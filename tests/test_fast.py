@@ -1,5 +1,9 @@
 """The fast form computes what the generator computes: for every kind, size and strip, in less memory."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -257,3 +261,70 @@ def test_no_kernel_of_a_wide_bank_computes_few_positions(height, width, monkeypa
         (result,) = bank([torch.zeros(1, 64, height, width)], [None])
     assert result.shape == (1, 64, height, width)
     assert positions and min(positions) >= kernels.LEAST_POSITIONS
+
+
+@needs_onednn
+@pytest.mark.parametrize("height, strips", [(64, [32, 32]), (36, [36]), (52, [28, 24]), (75, [40, 35])])
+def test_strips_are_as_high_as_one_another(height, strips, monkeypatch):
+    """Whole tiles of four rows, but for the picture's last; no strip has just the few rows that are left over."""
+    monkeypatch.setattr(kernels, "STRIP_POSITIONS", 40 * 8)
+    bank = kernels.make_bank([(0, 0, torch.zeros(64, 64, 3, 3))], [None], torch.float32, False)
+    heights = []
+    monkeypatch.setattr(bank, "strip", lambda _inputs, _adds, _outputs, first, last: heights.append(last - first))
+    with torch.no_grad():
+        bank([torch.zeros(1, 64, height, 8)], [None])
+    assert heights == strips
+
+
+COUNT_REORDERED = """
+import torch
+from lama_minimal.fast import FastGenerator
+from lama_minimal.models import FourierGenerator, ResidualGenerator
+torch.set_num_threads(2)
+for generator in (ResidualGenerator(64, 1), FourierGenerator(32, 1)):
+    network = FastGenerator(generator.eval())
+    for side in (256, 320, 256):
+        x = torch.rand(1, 4, side, side)
+        network(x)
+        print("again", flush=True)
+        network(x)
+        print("done", flush=True)
+"""
+
+
+@needs_onednn
+def test_weights_stay_in_the_order_the_processor_wants():
+    """oneDNN's own record of what it does says whether it puts packed weights into another order at every call.
+
+    With 512 × 512 channels that took ten times as long as the convolutions, on a processor with AVX2.
+    """
+    environment = os.environ | {"ONEDNN_VERBOSE": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", COUNT_REORDERED], env=environment, capture_output=True, text=True, check=True
+    )
+    again = [part.split("done")[0].splitlines() for part in run.stdout.split("again")[1:]]
+    assert len(again) == 6
+    for lines in again:
+        done = [line.split(",") for line in lines if ",exec," in line]
+        kinds = [fields[next(i for i, f in enumerate(fields) if f == "exec") + 2] for fields in done]
+        assert kinds.count("convolution") > 10
+        reordered = [",".join(f) for f, kind in zip(done, kinds, strict=True) if kind == "reorder"]
+        assert not [line for line in reordered if "1x3," in line]  # kernels of minimal filtering
+
+
+@pytest.mark.parametrize("precision", ONEDNN)
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2)])
+def test_fitted_weights_are_the_same_weights(precision, stride, dilation, monkeypatch):
+    """Whatever the sizes that came before; orders taken for different at every size, so that all are packed anew."""
+    precision = getattr(torch, precision)
+    orders = iter(range(1000))
+    monkeypatch.setattr(kernels, "order", lambda *_: next(orders))
+    weight, bias = torch.randn(48, 24, 3, 3), torch.randn(48)
+    kernel = kernels.Kernel(weight, bias, precision, True, stride, dilation)
+    packed = set()
+    for size in [(1, 24, 9, 34), (1, 24, 40, 34), (1, 24, 7, 34), (2, 24, 12, 12), (1, 24, 9, 34)]:
+        x = torch.randn(size).to(precision, memory_format=torch.channels_last)
+        wanted = torch.conv2d(x.float(), weight.to(precision).float(), bias, stride, 0, dilation).relu()
+        assert (kernel(x).float() - wanted).abs().max() < (1e-4 if precision == torch.float32 else 0.1)
+        packed.add(kernel.order)
+    assert len(packed) == 4  # the third is a lower strip of the same picture
