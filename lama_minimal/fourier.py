@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lama_minimal import winograd
+from lama_minimal import gradients, winograd
 
 Branches = tuple[Tensor | None, Tensor | None]
 """A feature map in two parts, (local, global); a branch without channels is ``None``."""
@@ -24,7 +24,7 @@ class PaddedConv2d(nn.Conv2d):
     """:class:`torch.nn.Conv2d` that extends its input itself, and takes fewer multiplications where that is faster.
 
     Nothing is kept for the backward pass but the input, and wide convolutions on a CPU go by
-    :mod:`~lama_minimal.winograd`.
+    :mod:`~lama_minimal.winograd`, their weights' gradients by :mod:`~lama_minimal.gradients`.
     """
 
     def pad(self, x: Tensor) -> Tensor:
@@ -51,7 +51,8 @@ class PaddedConv2d(nn.Conv2d):
         if torch.compiler.is_compiling():  # a compiler decides for itself what to keep
             return F.conv2d(self.pad(x), weight, bias, stride, 0, self.dilation)
         fewer = winograd.pays(x, weight, stride, self.dilation)
-        if self.padding_mode == "zeros" and not fewer:  # which PyTorch does without a copy
+        products = torch.is_grad_enabled() and weight.requires_grad and gradients.pays(x, weight)
+        if self.padding_mode == "zeros" and not (fewer or products):  # which PyTorch does without a copy
             return F.conv2d(x, weight, bias, stride, self.padding, self.dilation)
         return _PaddedConvolution.apply(self, x, weight, bias, stride, fewer)
 
@@ -108,10 +109,14 @@ class _PaddedConvolution(torch.autograd.Function):
             of_padded, of_weight = winograd.convolve_backward(slope, padded, weight, conv.dilation[0], wanted[0])
             of_bias = slope.sum(dim=(0, 2, 3)) if wanted[2] else None
         else:
+            padded = conv.pad(x).to(kind)
+            products = wanted[1] and gradients.pays(padded, weight) and not torch.is_grad_enabled()
             of_padded, of_weight, of_bias = torch.ops.aten.convolution_backward(
-                slope, conv.pad(x).to(kind), weight.to(kind), [len(weight)],
-                ctx.stride, (0, 0), conv.dilation, False, (0, 0), 1, wanted,
+                slope, padded, weight.to(kind), [len(weight)], ctx.stride, (0, 0), conv.dilation, False, (0, 0), 1,
+                (wanted[0], wanted[1] and not products, wanted[2]),
             )  # fmt: skip
+            if products:
+                of_weight = gradients.by_weight(padded, slope, weight.shape[2:], ctx.stride[0], conv.dilation[0])
         of_x = None if of_padded is None else conv.pad_backward(of_padded.to(x.dtype), x)
         return None, of_x, of_weight, of_bias, None, None  # autograd brings each to its own precision
 

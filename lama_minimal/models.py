@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lama_minimal.fourier import Branches, FFCBlock, FFCResidual, ReflectConv2d
+from lama_minimal.fourier import Branches, FFCBlock, FFCResidual, PaddedConv2d, ReflectConv2d
+from lama_minimal.gradients import TransposedConv2d
 
 DILATIONS = {"regular": (1,), "dilated": (1, 2, 4, 8)}
 """Dilations of the parallel 3×3 convolutions in a residual block without Fourier convolutions."""
@@ -88,7 +89,7 @@ class Decoder(nn.Sequential):
         """Build the decoder; ``channels`` from the trunk outwards, for example (512, 256, 128, 64)."""
         layers: list[nn.Module] = []
         for wide, narrow in pairwise(channels):
-            up = nn.ConvTranspose2d(wide, narrow, kernel_size=3, stride=2, padding=1, output_padding=1)
+            up = TransposedConv2d(wide, narrow, kernel_size=3, stride=2, padding=1, output_padding=1)
             layers += [ConvBlock(up)]
         super().__init__(*layers, ColourConv(channels[-1], 3, kernel_size=7))
 
@@ -214,7 +215,7 @@ class ResidualGenerator(nn.Module):
         channels = _channels(width, downsamplings, max_channels)
         self.encoder = nn.Sequential(
             ConvBlock(ReflectConv2d(4, width, kernel_size=7)),
-            *(ConvBlock(nn.Conv2d(*pair, kernel_size=3, stride=2, padding=1)) for pair in pairwise(channels)),
+            *(ConvBlock(PaddedConv2d(*pair, kernel_size=3, stride=2, padding=1)) for pair in pairwise(channels)),
         )
         self.trunk = nn.Sequential(*(ResidualBlock(channels[-1], dilations) for _ in range(blocks)))
         self.decoder = Decoder(channels[::-1])

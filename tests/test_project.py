@@ -14,7 +14,8 @@ PACKAGE = ROOT / "lama_minimal"
 
 # A module imports only from groups above its own.
 LAYERS = [
-    "winograd memory",
+    "gradients memory",
+    "winograd",
     "config masks fourier kernels classical checks",
     "models perceptual scenes download shards",
     "losses data metrics distances viz authors fast refine surroundings receptive_field reference",
