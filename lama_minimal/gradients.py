@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LEAST_CHANNELS = 64
-"""Fewest channels of input and of output; with 24 × 48 products take 1.3 times as long as oneDNN's own sums."""
+"""Fewest channels of input and of output; with 24 × 48 products take 1.3 to 1.5 times as long as oneDNN's own sums."""
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`by_weight` is faster for an input (B, C, H, W) and a (C_out, C, k, l) or (C, C_out, k, l) weight.
 
-    In float32, on a CPU with AVX2 but not AVX-512, where oneDNN makes such gradients at a sixth to a half of its usual
-    rate: on an AMD EPYC (Zen 3) products were 1.5 to 1.9 times as fast without a stride, 1.3 to 3.6 times with one.
+    In float32, on a CPU with AVX2 but not AVX-512, where oneDNN makes such gradients at 18 to 80 GFLOP/s, and all else
+    at 110 to 170: on an AMD EPYC (Zen 3) products were 1.5 to 2 times as fast without a stride, 1.3 to 3.7 with one.
     """
     return (
         x.device.type == "cpu"
