@@ -19,15 +19,20 @@ LEAST_CHANNELS = 64
 """Fewest channels of input and of output; with 24 × 48 products take 1.3 to 1.5 times as long as oneDNN's own sums."""
 
 
+def only_avx2() -> bool:
+    """Whether the processor has AVX2, but not AVX-512: oneDNN is fast there, too, but not always."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`by_weight` is faster for an input (B, C, H, W) and a (C_out, C, k, l) or (C, C_out, k, l) weight.
 
-    In float32, on a CPU with AVX2 but not AVX-512, where oneDNN makes such gradients at 18 to 80 GFLOP/s, and all else
-    at 110 to 170: on an AMD EPYC (Zen 3) products were 1.5 to 2 times as fast without a stride, 1.3 to 3.7 with one.
+    In float32, with AVX2 but not AVX-512 (untried there): oneDNN makes such gradients at 18 to 80 GFLOP/s, all else at
+    110 to 170. On an AMD EPYC (Zen 3) products were 1.5 to 2 times as fast without a stride, 1.3 to 3.7 with one.
     """
     return (
         x.device.type == "cpu"
-        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        and only_avx2()
         and x.dtype == weight.dtype == torch.float32
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_autocast_enabled("cpu")

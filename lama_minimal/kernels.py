@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lama_minimal.gradients import only_avx2
 from lama_minimal.winograd import FOUR_ROWS, TWO_ROWS, MinimalFiltering, empty
 
 STRIP_POSITIONS = 2**12
@@ -58,7 +59,7 @@ def strides_slowly(precision: torch.dtype) -> bool:
     How slow depends on the picture's width. With 256 × 512 channels, in strips of pictures of 256, 384, 512, 768, 1024
     and 2048 pixels, a convolution took 57, 23, 69, 25, 27 and 73 ms on an AMD EPYC (Zen 3), a product 17 to 28.
     """
-    return precision == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return precision == torch.float32 and only_avx2()
 
 
 Size = tuple[int, ...]
@@ -114,7 +115,7 @@ class Kernel(nn.Module):
 
         Else oneDNN does so at every call, which can take ten times as long as the convolution: of 512 × 512 channels,
         for 8 × 32 pixels, on an AMD EPYC with AVX2. The last strip of a picture may be lower than the others; it has to
-        do with their order.
+        do with their order. (With AVX-512 this was only seen for fewer than :data:`LEAST_POSITIONS`.)
         """
         batch, _, height, width = size
         place = batch, width, torch.get_num_threads()
@@ -127,9 +128,9 @@ class Kernel(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, h, w); ``add``, used up, has the output's shape."""
-        if self.packed:
+        if self.packed and only_avx2():
             self.fit(tuple(x.shape))
-        else:
+        if not self.packed:
             y = F.conv2d(x, self.weight, None, *self.geometry)
             y = y if self.bias is None else y.add_(self.bias[:, None, None])
             y = y if add is None else y.add_(add)
