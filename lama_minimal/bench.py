@@ -39,7 +39,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from lama_minimal import winograd
+from lama_minimal import gradients, winograd
 from lama_minimal.authors import load_reference
 from lama_minimal.checkpoint import TrainingState, pick_device
 from lama_minimal.config import PRESETS, UserError
@@ -400,12 +400,13 @@ def _make_step(name: str) -> None:
 
 
 def _count_step(name: str) -> float:
-    """Operations of a step, as many as the networks ask for: minimal filtering would do with fewer."""
-    usual, winograd.LEAST_PRODUCTS = winograd.LEAST_PRODUCTS, math.inf
+    """Operations of a step, as many as the networks ask for: minimal filtering does with fewer, products take more."""
+    usual = winograd.LEAST_PRODUCTS, gradients.LEAST_CHANNELS
+    winograd.LEAST_PRODUCTS = gradients.LEAST_CHANNELS = math.inf
     try:
         return count_operations(_STEPS[name])
     finally:
-        winograd.LEAST_PRODUCTS = usual
+        winograd.LEAST_PRODUCTS, gradients.LEAST_CHANNELS = usual
 
 
 def _reference_step(preset: str, reference: Reference, batch: Batch, device: torch.device) -> Callable[[], object]:
