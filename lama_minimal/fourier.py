@@ -109,14 +109,9 @@ class _PaddedConvolution(torch.autograd.Function):
             of_padded, of_weight = winograd.convolve_backward(slope, padded, weight, conv.dilation[0], wanted[0])
             of_bias = slope.sum(dim=(0, 2, 3)) if wanted[2] else None
         else:
-            padded = conv.pad(x).to(kind)
-            products = wanted[1] and gradients.pays(padded, weight) and not torch.is_grad_enabled()
-            of_padded, of_weight, of_bias = torch.ops.aten.convolution_backward(
-                slope, padded, weight.to(kind), [len(weight)], ctx.stride, (0, 0), conv.dilation, False, (0, 0), 1,
-                (wanted[0], wanted[1] and not products, wanted[2]),
-            )  # fmt: skip
-            if products:
-                of_weight = gradients.by_weight(padded, slope, weight.shape[2:], ctx.stride[0], conv.dilation[0])
+            of_padded, of_weight, of_bias = gradients.backward(
+                slope, conv.pad(x).to(kind), weight.to(kind), ctx.stride, conv.dilation, wanted
+            )
         of_x = None if of_padded is None else conv.pad_backward(of_padded.to(x.dtype), x)
         return None, of_x, of_weight, of_bias, None, None  # autograd brings each to its own precision
 

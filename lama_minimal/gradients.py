@@ -73,6 +73,26 @@ def by_weight(x: Tensor, slope: Tensor, kernel: tuple[int, int], stride: int = 1
     return result.permute(2, 3, 0, 1)
 
 
+def backward(
+    slope: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of a convolution without padding by its input, its weight and its bias, as far as ``wanted``."""
+    # A gradient that shall have a gradient itself is left to PyTorch.
+    products = wanted[1] and not torch.is_grad_enabled() and pays(x, weight)
+    of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+        slope, x, weight, [len(weight)], stride, (0, 0), dilation, False, (0, 0), 1,
+        (wanted[0], wanted[1] and not products, wanted[2]),
+    )  # fmt: skip
+    if products:
+        of_weight = by_weight(x, slope, weight.shape[2:], stride[1], dilation[1])
+    return of_x, of_weight, of_bias
+
+
 class TransposedConv2d(nn.ConvTranspose2d):
     """:class:`torch.nn.ConvTranspose2d`, whose weight's gradient goes by :func:`by_weight` where that is faster."""
 

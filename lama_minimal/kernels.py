@@ -104,9 +104,8 @@ class Kernel(nn.Module):
         self.bias = None if bias is None else nn.Buffer(bias.detach().float())
         weight = weight.detach().to(precision)
         if self.packed:  # no buffer: its layout is the processor's own
-            self.what = tuple(weight.shape), precision, stride, dilation
             self.weight = pack(weight, stride, dilation, None)
-            self.order, self.fitted, self.height = order(*self.what, None, torch.get_num_threads()), None, 0
+            self.packed_for, self.place, self.height = (None, torch.get_num_threads()), None, 0
         else:
             self.weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))
 
@@ -117,14 +116,14 @@ class Kernel(nn.Module):
         for 8 × 32 pixels, on an AMD EPYC with AVX2. The last strip of a picture may be lower than the others; it has to
         do with their order. (With AVX-512 this was only seen for fewer than :data:`LEAST_POSITIONS`.)
         """
-        batch, _, height, width = size
-        place = batch, width, torch.get_num_threads()
-        if self.fitted == place and height <= self.height:
+        (batch, _, height, width), threads = size, torch.get_num_threads()
+        if self.place == (batch, width, threads) and height <= self.height:
             return
-        self.fitted, self.height = place, height
-        wanted = order(*self.what, size, place[-1])
-        if wanted != self.order:
-            self.weight, self.order = pack(self.weight.to_dense(), *self.what[2:], size), wanted
+        self.place, self.height = (batch, width, threads), height
+        (stride, _), _, (dilation, _), _ = self.geometry
+        what = tuple(self.weight.shape), self.weight.dtype, stride, dilation
+        if order(*what, size, threads) != order(*what, *self.packed_for):
+            self.weight, self.packed_for = pack(self.weight.to_dense(), stride, dilation, size), (size, threads)
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """Map (B, C, H, W) to (B, C_out, h, w); ``add``, used up, has the output's shape."""

@@ -211,14 +211,12 @@ def convolve_backward(
         batch, _, height, width = slopes[0].shape
         parts = [empty(slope, batch, weight.shape[1], height, width + 2 * dilation)] * 6
     by_part, by_kernel = [], []
-    products = of_weight and gradients.pays(x, weight)
     for one_slope, part, kernel in zip(slopes, parts, FOUR_ROWS.kernels(weight), strict=True):
-        both = torch.ops.aten.convolution_backward(
-            one_slope, part, kernel, None, (1, 1), (0, 0), (1, dilation), False, (0, 0), 1,
-            (of_x, of_weight and not products, False),
-        )  # fmt: skip
-        by_part.append(both[0])
-        by_kernel.append(gradients.by_weight(part, one_slope, (1, 3), 1, dilation) if products else both[1])
+        of_part, of_kernel, _ = gradients.backward(
+            one_slope, part, kernel, (1, 1), (1, dilation), (of_x, of_weight, False)
+        )
+        by_part.append(of_part)
+        by_kernel.append(of_kernel)
     by_x = _together(split_four_transposed([_apart(each, dilation) for each in by_part])) if of_x else None
     return by_x, FOUR_ROWS.kernels_transposed(by_kernel) if of_weight else None
 
